@@ -1,0 +1,50 @@
+"""One wide hidden layer approximates a function of one variable: the weights, written down."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["interpolating_net"]
+
+
+def interpolating_net(values: Float[Tensor, " nodes"], activation: str = "tanh") -> nn.Sequential:
+    """A network with `n` hidden units that follows given values at `0, 1/n, ..., 1`, untrained.
+
+    relu: the polygon through the values, error at most `omega(1/n)`. tanh: a smoothed staircase
+    between them, error at most `3 omega(1/n)`; `omega` is the modulus of continuity.
+
+    Args:
+        values: `g(i/n)`, `i = 0, ..., n`.
+        activation: "relu" or "tanh".
+
+    Returns:
+        `Linear(1, n)`, the activation, `Linear(n, 1)`.
+
+    Raises:
+        ValueError: for another activation or fewer than two values.
+
+    Chapter: thm-residual-width
+
+    Example:
+        >>> net = interpolating_net(torch.tensor([0.0, 1.0, 0.0]), "relu")
+        >>> net(torch.tensor([[0.25], [0.5], [1.0]])).flatten().tolist()
+        [0.5, 1.0, 0.0]
+    """
+    n = len(values) - 1
+    if n < 1:
+        raise ValueError(f"values must hold at least two entries, got {len(values)}")
+    i = torch.arange(n, dtype=values.dtype, device=values.device)
+    rise = values.diff()
+    if activation == "relu":
+        act, w, b = nn.ReLU(), torch.ones_like(i), -i / n
+        v, c = n * torch.cat([rise[:1], rise.diff()]), values[0]
+    elif activation == "tanh":
+        act, w, b = nn.Tanh(), torch.full_like(i, n), -(i + 0.5)
+        v, c = rise / 2, (values[0] + values[-1]) / 2
+    else:
+        raise ValueError(f"activation must be 'relu' or 'tanh', got {activation!r}")
+    net = nn.Sequential(nn.Linear(1, n), act, nn.Linear(n, 1)).to(values)
+    with torch.no_grad():
+        for p, x in zip(net.parameters(), (w[:, None], b, v[None], c[None]), strict=True):
+            p.copy_(x)
+    return net
