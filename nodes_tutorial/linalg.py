@@ -1,0 +1,192 @@
+"""Matrix-free linear algebra: products with Jacobians and Hessians, and their traces."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Tree = Tensor | tuple | list | dict
+
+
+def jvp(
+    fun: Callable[[Tensor], Tensor], x: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"]
+) -> tuple[Tensor, Tensor]:
+    r"""Value and Jacobian-vector product :math:`J(x)\,v` at the cost of about two evaluations.
+
+    A function that treats the rows of a batch alike gives one product for each row.
+
+    Args:
+        fun: a function of one tensor.
+        x: where to differentiate.
+        v: a direction.
+
+    Returns:
+        ``fun(x)`` and J v, both of the shape of ``fun(x)``.
+
+    References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.1.
+
+    >>> jvp(torch.sin, torch.zeros(2), torch.tensor([1.0, 2.0]))[1]
+    tensor([1., 2.])
+    """
+    return torch.func.jvp(fun, (x,), (v,))
+
+
+def vjp(
+    fun: Callable[[Tensor], Tensor], x: Float[Tensor, "*shape"], v: Float[Tensor, "*out"]
+) -> tuple[Tensor, Float[Tensor, "*shape"]]:
+    r"""Value and vector-Jacobian product :math:`J(x)^\top v` by one reverse sweep.
+
+    Args:
+        fun: a function of one tensor.
+        x: where to differentiate.
+        v: a covector, of the shape of ``fun(x)``.
+
+    Returns:
+        ``fun(x)`` and :math:`J^\top v`, the latter of the shape of ``x``.
+
+    References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.2.
+
+    >>> vjp(lambda x: x[:1] * x[1:], torch.tensor([2.0, 5.0]), torch.ones(1))
+    (tensor([10.]), tensor([5., 2.]))
+    """
+    value, pull = torch.func.vjp(fun, x)
+    return value, pull(v)[0]
+
+
+def hvp(fun: Callable, x: Tree, v: Tree) -> Tree:
+    r"""Hessian-vector product :math:`\nabla^2 f(x)\,v`, forward over reverse, without the Hessian.
+
+    Args:
+        fun: returns a number, or one number for each row of a batch, where every row of ``x``
+            has its own Hessian.
+        x: a tensor, or a tuple, list or dict of tensors.
+        v: the direction, built like ``x``.
+
+    Returns:
+        The product, built like ``x``.
+
+    References: Pearlmutter (1994), section 3.
+
+    >>> hvp(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    tensor([ 6., 12.])
+    """
+    gradient = torch.func.grad(lambda x: fun(x).sum())
+    return torch.func.jvp(gradient, (x,), (v,))[1]
+
+
+def exact_trace(
+    fun: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "*batch dim"],
+    *,
+    return_value: bool = False,
+) -> Float[Tensor, "*batch"] | tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
+    r"""Trace of each row's Jacobian, :math:`\sum_i e_i^\top J e_i`, by ``dim`` batched products.
+
+    Args:
+        fun: maps (\*batch, dim) to (\*batch, dim), each row by itself.
+        x: where to differentiate.
+        return_value: also return ``fun(x)``, which costs nothing more.
+
+    Returns:
+        The traces, of shape (\*batch,); with ``return_value`` the pair (value, traces).
+
+    Raises:
+        ValueError: ``fun`` does not keep the shape.
+
+    References: Grathwohl et al. (2019), section 3.1.
+
+    >>> exact_trace(lambda x: x**2, torch.tensor([[1.0, 2.0], [0.0, 5.0]]))
+    tensor([ 6., 10.])
+    """
+    value, pull = torch.func.vjp(fun, x)
+    _check_square(value, x)
+    basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    rows = torch.func.vmap(lambda e: pull(e.expand_as(x))[0])(basis)
+    trace = torch.einsum("i...i->...", rows)
+    return (value, trace) if return_value else trace
+
+
+def draw_probes(
+    count: int,
+    x: Float[Tensor, "*batch dim"],
+    noise: str = "rademacher",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "count *batch dim"]:
+    """Draw independent vectors with mean zero and identity covariance, ``count`` for each row.
+
+    Args:
+        count: number of probes a row, at least 1.
+        x: gives shape, dtype and device.
+        noise: ``"rademacher"`` (signs) or ``"gaussian"``.
+        generator: source of the numbers; None means PyTorch's global one.
+
+    Returns:
+        The probes.
+
+    Raises:
+        ValueError: ``count`` below 1 or unknown ``noise``.
+
+    >>> draw_probes(3, torch.zeros(4, 2)).abs().unique()
+    tensor([1.])
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    device = x.device if generator is None else generator.device
+    kind = {"generator": generator, "device": device, "dtype": x.dtype}
+    if noise == "rademacher":
+        draws = torch.rand(count, *x.shape, **kind).sub_(0.5).sign_()
+        return draws.masked_fill_(draws == 0, 1).to(x.device)
+    if noise == "gaussian":
+        return torch.randn(count, *x.shape, **kind).to(x.device)
+    raise ValueError(f"noise must be 'rademacher' or 'gaussian', got {noise!r}")
+
+
+def hutchinson_trace(
+    fun: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "*batch dim"],
+    probes: int | Float[Tensor, "probes *batch dim"] = 1,
+    noise: str = "rademacher",
+    generator: torch.Generator | None = None,
+    *,
+    return_value: bool = False,
+) -> Float[Tensor, "*batch"] | tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
+    r"""Unbiased estimate of each row's Jacobian trace, the mean of :math:`\epsilon^\top J\epsilon`.
+
+    With :math:`S = (J + J^\top)/2` a Gaussian probe has variance :math:`2\|S\|_F^2` and a
+    Rademacher probe :math:`2(\|S\|_F^2 - \sum_i S_{ii}^2)`, which is never larger.
+
+    Args:
+        fun: maps (\*batch, dim) to (\*batch, dim), each row by itself.
+        x: where to differentiate.
+        probes: how many to draw, or the probes themselves (from ``draw_probes``). Pass them when
+            the estimate is a part of a vector field: they must not change during one solve.
+        noise: ``"rademacher"`` or ``"gaussian"``; ignored when ``probes`` is a tensor.
+        generator: source of the numbers; None means PyTorch's global one.
+        return_value: also return ``fun(x)``.
+
+    Returns:
+        The estimates, of shape (\*batch,); with ``return_value`` the pair (value, estimates).
+
+    Raises:
+        ValueError: ``fun`` does not keep the shape, or as for ``draw_probes``.
+
+    References: Hutchinson (1990); Grathwohl et al. (2019), section 3.1.
+
+    >>> hutchinson_trace(lambda x: 3 * x, torch.zeros(2, 4))  # exact when J is diagonal
+    tensor([12., 12.])
+    """
+    if isinstance(probes, int):
+        probes = draw_probes(probes, x, noise, generator)
+    value, pull = torch.func.vjp(fun, x)
+    _check_square(value, x)
+    estimates = torch.func.vmap(lambda e: (pull(e)[0] * e).sum(-1))(probes)
+    trace = estimates.mean(0)
+    return (value, trace) if return_value else trace
+
+
+def _check_square(value: Tensor, x: Tensor) -> None:
+    if value.shape != x.shape:
+        raise ValueError(
+            f"fun must return the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}"
+        )
