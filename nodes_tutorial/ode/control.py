@@ -1,0 +1,137 @@
+"""How long the next step may be: error norm, PI controller, first step."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nodes_tutorial.ode.step import Field, StageBuffer, StageList
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+
+
+class SolverError(RuntimeError):
+    """The solver cannot go on.
+
+    Attributes:
+        t: time reached.
+        step: size of the step that failed.
+        norm: root mean square of the state there.
+    """
+
+    def __init__(self, reason: str, t: float, step: float, norm: float):
+        super().__init__(f"{reason} at t = {t:.6g}, step {step:.3g}, RMS norm of the state {norm:.3g}")
+        self.t, self.step, self.norm = t, step, norm
+
+
+class ErrorNorm:
+    r"""Root mean square, over the whole state or for each sample.
+
+    Args:
+        per_sample: one norm for each element of the first dimension.
+        size: how many leading entries of a flat state count; all by default.
+    """
+
+    def __init__(self, per_sample: bool = False, size: int | None = None):
+        self.per_sample, self.size = per_sample, size
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.per_sample:
+            x = x if self.size is None else x[: self.size]
+            return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
+        dims = tuple(range(1, x.dim()))
+        if not dims:
+            return x.abs()
+        count = x.numel() // max(len(x), 1)
+        return torch.linalg.vector_norm(x, dim=dims, keepdim=True) / math.sqrt(count)
+
+
+def error_ratio(
+    ks: StageList | StageBuffer,
+    y0: Tensor,
+    y1: Tensor,
+    h: float | Tensor,
+    rtol: float,
+    atol: float,
+    norm: ErrorNorm,
+) -> Tensor:
+    r"""Estimated error of a step over what is allowed; the step stands when it is at most 1.
+
+    .. math:: r = \left\| \frac{h \sum_i (b_i - \hat b_i) k_i}
+        {\mathrm{atol} + \mathrm{rtol} \max(|y_0|, |y_1|)} \right\|_{\mathrm{RMS}}
+
+    ``dopri8`` has two estimates, of order 5 and 3, and :math:`r = |h| r_5^2 /
+    \sqrt{r_5^2 + 0.01 r_3^2}` is of order 8.
+
+    Chapter: def-error-ratio
+    References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
+    """
+    tableau = ks.tableau
+    scale = torch.maximum(y0.abs(), y1.abs()).mul_(rtol).add_(atol)
+    ratio = norm(ks.weighted(tableau.b_error).div_(scale))
+    if tableau.b_error_low is not None:
+        low = norm(ks.weighted(tableau.b_error_low).div_(scale))
+        floor = torch.finfo(ratio.dtype).tiny
+        ratio = ratio**2 / (ratio**2 + 0.01 * low**2).clamp(min=floor).sqrt()
+    return ratio * abs(h)
+
+
+def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> float | Tensor:
+    r"""Factor from this step to the next, by a proportional–integral controller.
+
+    .. math:: 0.9\, r_n^{-0.85/(q+1)}\, r_{n-1}^{0.2/(q+1)} \quad\text{within } [0.2, 10]
+
+    Args:
+        ratio: error ratio of the step just tried.
+        previous: error ratio of the last accepted step.
+        order: q, the ``error_order`` of the tableau.
+
+    Chapter: prop-pi-controller
+    References: Hairer, Nørsett and Wanner (1993), section IV.2; Gustafsson (1991).
+    """
+    alpha, beta = 0.85 / (order + 1), 0.2 / (order + 1)
+    if isinstance(ratio, Tensor):
+        factor = SAFETY * ratio.clamp(min=1e-10) ** -alpha * previous.clamp(min=1e-4) ** beta
+        return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW)
+    if not math.isfinite(ratio):
+        return SHRINK
+    factor = SAFETY * max(ratio, 1e-10) ** -alpha * max(previous, 1e-4) ** beta
+    return min(GROW, max(SHRINK, factor))
+
+
+def initial_step(
+    field: Field,
+    t: Tensor,
+    y: Tensor,
+    k: Tensor,
+    direction: float,
+    order: int,
+    rtol: float,
+    atol: float,
+    norm: ErrorNorm,
+) -> Tensor:
+    r"""Signed first step, from the sizes of y, y′ and an estimate of y″; one evaluation.
+
+    Args:
+        field: ``f(t, y)``.
+        t: start time, float64, of a shape that broadcasts against ``y``.
+        y: state there.
+        k: ``f(t, y)``.
+        direction: 1 or -1.
+        order: q, the ``error_order`` of the tableau.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        norm: the error norm, which also decides between one step and one for each sample.
+
+    References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".
+    """
+    scale = atol + rtol * y.abs()
+    size, slope = norm(y / scale).double(), norm(k / scale).double()
+    tiny = (size < 1e-5) | (slope < 1e-5)
+    trial = torch.where(tiny, 1e-6, 0.01 * size / slope.clamp(min=1e-5))
+    ahead = field((t + direction * trial).to(y.dtype), y + (direction * trial).to(y.dtype) * k)
+    curve = norm((ahead - k) / scale).double() / trial
+    steepest = torch.maximum(slope, curve)
+    by_curve = (0.01 / steepest.clamp(min=1e-15)) ** (1 / (order + 1))
+    step = torch.where(steepest <= 1e-15, (trial * 1e-3).clamp(min=1e-6), by_curve)
+    return direction * torch.minimum(100 * trial, step)

@@ -1,0 +1,147 @@
+"""The loops over steps when the whole batch shares one step: adaptive, and on a fixed grid."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field as dataclass_field
+from itertools import pairwise
+from math import ceil, isfinite
+
+import torch
+from torch import Tensor
+
+from nodes_tutorial.ode.control import (
+    ErrorNorm,
+    SolverError,
+    error_ratio,
+    initial_step,
+    step_factor,
+)
+from nodes_tutorial.ode.step import Field, Step, new_stages, rk_step, stage_times
+from nodes_tutorial.ode.tableaus import Tableau
+
+
+@dataclass
+class Settings:
+    """What a loop needs to know beside the problem."""
+
+    tableau: Tableau
+    rtol: float
+    atol: float
+    norm: ErrorNorm = dataclass_field(default_factory=ErrorNorm)
+    step_size: float | None = None
+    first_step: float | None = None
+    max_steps: int = 100_000
+    compile: bool = False
+    adjoint_norm: str = "seminorm"
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the steps are given beforehand."""
+        return self.tableau.b_error is None or self.step_size is not None
+
+
+def wants_graph(y: Tensor, k: Tensor) -> bool:
+    """Whether the steps must be differentiable: by autograd, or inside a ``torch.func`` transform."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return torch.is_grad_enabled() and (y.requires_grad or k.requires_grad)
+
+
+def rms(y: Tensor) -> float:
+    return float(ErrorNorm()(y.detach()))
+
+
+def adaptive_steps(
+    field: Field, y: Tensor, t0: float, t1: float, settings: Settings, counts: dict
+) -> Iterator[Step]:
+    """Accepted steps from t0 to t1; the last one ends exactly at t1.
+
+    Step sizes are floats and the error estimate is taken without a graph: the sequence of steps
+    is held fixed under differentiation. One number a step crosses from device to host, the error
+    ratio, because the host decides on the next step.
+
+    Chapter: prop-pi-controller
+    """
+    tableau, rtol, atol, norm = settings.tableau, settings.rtol, settings.atol, settings.norm
+    direction = 1.0 if t1 > t0 else -1.0
+    start = torch.tensor(t0, dtype=torch.float64, device=y.device)
+    k = field(start.to(y.dtype), y)
+    graph = wants_graph(y, k)
+    ks = new_stages(tableau, k, graph)
+    if settings.first_step is None:
+        with torch.no_grad():
+            order = tableau.error_order
+            h = initial_step(field, start, y, k, direction, order, rtol, atol, norm).item()
+    else:
+        h = direction * settings.first_step
+    if not abs(h) > 0.0:
+        raise SolverError("the field returned NaN or Inf", t0, h, rms(y))
+    t, previous, rejected, fresh = t0, 1.0, False, True
+    for _ in range(settings.max_steps):
+        ends = (t + 1.01 * h - t1) * direction > 0.0
+        t_next = t1 if ends else t + h
+        h = t_next - t
+        if not fresh:
+            ks.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
+            fresh = True
+        y1 = rk_step(field, stage_times(t, h, tableau.c, y), y, h, ks)
+        with torch.no_grad():
+            ratio = error_ratio(ks, y, y1, h, rtol, atol, norm).item()
+        factor = step_factor(ratio, previous, tableau.error_order)
+        if ratio <= 1.0:
+            counts["accepted"] += 1
+            yield Step(t, t_next, h, y, y1, ks)
+            if ends:
+                return
+            t, y, previous = t_next, y1, ratio
+            fresh = tableau.fsal
+            if fresh:
+                ks.roll()
+            h *= min(factor, 1.0) if rejected else factor
+            rejected = False
+        else:
+            counts["rejected"] += 1
+            h *= factor
+            rejected = True
+            if abs(h) < 8 * sys.float_info.epsilon * max(abs(t), abs(t1)):
+                bad = "step size underflow" if isfinite(ratio) else "the field returned NaN or Inf"
+                raise SolverError(bad, t, h, rms(y))
+    raise SolverError(f"max_steps = {settings.max_steps} exceeded", t, h, rms(y))
+
+
+def fixed_grid(outputs: list[float], step_size: float | None) -> list[float]:
+    """Output times with each interval cut into equal steps no longer than ``step_size``."""
+    grid = outputs[:1]
+    for t, t_next in pairwise(outputs):
+        cuts = 1 if step_size is None else max(1, ceil(abs(t_next - t) / step_size - 1e-9))
+        grid += [t + (t_next - t) * i / cuts for i in range(1, cuts)] + [t_next]
+    return grid
+
+
+def fixed_steps(
+    field: Field, y: Tensor, outputs: list[float], settings: Settings, counts: dict
+) -> Iterator[Step]:
+    """Steps over :func:`fixed_grid`; nothing crosses to the host, so a GPU runs ahead."""
+    tableau = settings.tableau
+    grid = fixed_grid(outputs, settings.step_size)
+    if len(grid) - 1 > settings.max_steps:
+        raise ValueError(
+            f"options['max_steps'] = {settings.max_steps}, but the grid has {len(grid) - 1} steps"
+        )
+    steps = torch.tensor(grid, dtype=torch.float64)
+    nodes = torch.tensor(tableau.c, dtype=torch.float64)
+    times = steps[:-1, None] + steps.diff()[:, None] * nodes
+    rows = [row.unbind() for row in times.to(device=y.device, dtype=y.dtype).unbind()]
+    ks = None
+    for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
+        if ks is None:
+            k = field(row[0], y)
+            ks = new_stages(tableau, k, wants_graph(y, k))
+        elif tableau.fsal:
+            ks.roll()
+        else:
+            ks.put(0, field(row[0], y))
+        y1 = rk_step(field, row, y, t_next - t, ks)
+        counts["accepted"] += 1
+        yield Step(t, t_next, t_next - t, y, y1, ks)
+        y = y1

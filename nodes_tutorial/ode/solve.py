@@ -1,0 +1,230 @@
+"""Initial value problems: the steps of a solve, gathered at the output times."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nodes_tutorial.ode.control import SolverError
+from nodes_tutorial.ode.loops import Settings, adaptive_steps, fixed_steps, rms
+from nodes_tutorial.ode.per_sample import per_sample_steps
+from nodes_tutorial.ode.problem import Problem, State, make_settings
+from nodes_tutorial.ode.step import Step
+
+
+def iterate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Iterator[Step]:
+    """The accepted steps of a solve, whichever loop makes them."""
+    counts.update(accepted=0, rejected=0)
+    outputs = problem.outputs
+    if settings.fixed:
+        return fixed_steps(problem.field, problem.y0, outputs, settings, counts)
+    loop = per_sample_steps if settings.norm.per_sample else adaptive_steps
+    return loop(problem.field, problem.y0, outputs[0], outputs[-1], settings, counts)
+
+
+class Wanted(NamedTuple):
+    """Outputs that one step answers: which, where in the step (None: its end), for whom."""
+
+    indices: Sequence[int]
+    theta: Tensor | None
+    mask: Tensor | None
+
+
+class Gather:
+    """Collects the states at given times from a sequence of steps.
+
+    Args:
+        problem: what is being solved.
+        times: in the order of the solve, none outside it.
+    """
+
+    def __init__(self, problem: Problem, times: list[float]):
+        self.problem = problem
+        self.sign = 1.0 if problem.outputs[-1] > problem.outputs[0] else -1.0
+        self.at_end = times.count(problem.outputs[-1])
+        self.times = times[: len(times) - self.at_end]
+        device = problem.y0.device
+        self.tensor = torch.tensor(self.times, dtype=torch.float64, device=device)
+        self.rows: list[Tensor] = [problem.y0] * len(times) if problem.per_sample else []
+        self.final = problem.y0
+
+    def add(self, step: Step) -> list[Wanted]:
+        """Take what the step has to give; returns what that was."""
+        self.final = step.y1
+        wanted = self._masked(step) if self.problem.per_sample else self._inside(step)
+        for part in wanted:
+            if part.theta is None:
+                self.rows += [step.y1] * len(part.indices)
+                continue
+            states = step.interpolate(self.problem.field, part.theta)
+            if part.mask is None:
+                self.rows.extend(states)
+                continue
+            for i, mask, state in zip(part.indices, part.mask, states, strict=True):
+                self.rows[i] = torch.where(mask, state, self.rows[i])
+        return wanted
+
+    def _inside(self, step: Step) -> list[Wanted]:
+        first = last = len(self.rows)
+        while last < len(self.times) and (self.times[last] - step.t1) * self.sign < 0.0:
+            last += 1
+        end = last
+        while end < len(self.times) and self.times[end] == step.t1:
+            end += 1
+        wanted = []
+        if last > first:
+            theta = (self.tensor[first:last] - step.t) / step.h
+            wanted.append(Wanted(range(first, last), theta, None))
+        if end > last:
+            wanted.append(Wanted(range(last, end), None, None))
+        return wanted
+
+    def _masked(self, step: Step) -> list[Wanted]:
+        if not self.times:
+            return []
+        reach = torch.stack([(step.t * self.sign).min(), (step.t1 * self.sign).max()]).tolist()
+        chosen = [
+            i for i, time in enumerate(self.times) if reach[0] < time * self.sign <= reach[1]
+        ]
+        if not chosen:
+            return []
+        time = self.tensor[chosen].view(-1, *(1 for _ in step.t.shape))
+        mask = ((time - step.t) * self.sign > 0.0) & ((time - step.t1) * self.sign <= 0.0)
+        theta = ((time - step.t) / (step.t1 - step.t)).nan_to_num(0.0, 0.0, 0.0).flatten(1)
+        return [Wanted(chosen, theta, mask)]
+
+    def result(self) -> Tensor:
+        """States at the times, shape ``(len(times), *y.shape)``."""
+        return torch.stack(self.rows[: len(self.times)] + [self.final] * self.at_end)
+
+
+def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Tensor:
+    """Run a solve and return the joined states at the output times."""
+    gather = Gather(problem, problem.outputs[1:])
+    for step in iterate(problem, settings, counts):
+        gather.add(step)
+    y = torch.cat([problem.y0.unsqueeze(0), gather.result()])
+    if settings.fixed:
+        check_finite(y, problem, settings)
+    return y
+
+
+def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:
+    """A fixed grid has no error estimate that a NaN could fail; look at the outputs."""
+    if torch._C._functorch.peek_interpreter_stack() is None and not bool(y.isfinite().all()):
+        bad = (~y.isfinite()).flatten(1).any(1).nonzero()[0].item()
+        step = settings.step_size or abs(problem.outputs[bad] - problem.outputs[bad - 1])
+        last = rms(y[bad - 1]) if bad else float("nan")
+        raise SolverError("the state became NaN or Inf", problem.outputs[bad], step, last)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solve found and what it cost.
+
+    Attributes:
+        t: output times, shape ``(T,)``.
+        y: states there, shape ``(T, *y0.shape)``, or a tuple of such tensors.
+        nfe: evaluations of the field.
+        accepted: accepted steps; with ``per_sample`` of shape ``(batch,)``.
+        rejected: rejected steps, likewise.
+        step_times: where each step began, float64, shape ``(steps,)``, or ``(steps, batch)``.
+        step_sizes: how long it was, signed, likewise; zero where a sample did not move.
+
+    Chapter: def-runge-kutta
+    """
+
+    t: Tensor
+    y: State
+    nfe: int
+    accepted: int | Tensor
+    rejected: int | Tensor
+    step_times: Tensor
+    step_sizes: Tensor
+    _problem: Problem = field(repr=False)
+    _steps: list[Step] = field(repr=False)
+
+    def interpolate(self, t: Tensor) -> State:
+        """States at any times between the first and the last, from the dense output.
+
+        Args:
+            t: times in the order of the solve, shape ``(m,)``.
+
+        Returns:
+            States, shape ``(m, *y0.shape)``, or a tuple of such tensors.
+
+        Raises:
+            ValueError: a time lies outside the solve.
+        """
+        times = t.detach().double()
+        low, high = sorted((self.t[0].item(), self.t[-1].item()))
+        if times.dim() != 1 or not bool(((times >= low) & (times <= high)).all()):
+            raise ValueError(f"t must be 1-D with times in [{low:g}, {high:g}]")
+        order = times.argsort(descending=bool(self.t[-1] < self.t[0]))
+        gather = Gather(self._problem, times[order].tolist())
+        for step in self._steps:
+            gather.add(step)
+        return self._problem.unpack(gather.result()[order.argsort()])
+
+
+def solve(
+    func: Callable,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    method: str = "dopri5",
+    options: dict[str, Any] | None = None,
+) -> Solution:
+    """Solve an initial value problem and keep the record: evaluations, steps, dense output.
+
+    Args:
+        func: the field, ``func(t, y)``.
+        y0: state at ``t[0]``, a tensor or a tuple of tensors.
+        t: output times, shape ``(T,)``, strictly monotone.
+        rtol: relative tolerance.
+        atol: absolute tolerance, in units of the state.
+        method: a key of ``METHODS``.
+        options: as for :func:`odeint`, without ``compile``.
+
+    Returns:
+        The solution. Its record holds every step's stages: ``stages`` times the state a step.
+
+    Raises:
+        ValueError, TypeError, SolverError: as :func:`odeint`.
+
+    Example:
+        >>> import torch
+        >>> sol = solve(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]))
+        >>> sol.nfe == 2 + 6 * (sol.accepted + sol.rejected)
+        True
+        >>> sol.interpolate(torch.tensor([0.5])).shape
+        torch.Size([1, 1])
+
+    Chapter: def-runge-kutta
+    """
+    settings = make_settings(method, rtol, atol, options, "direct")
+    if settings.compile:
+        raise ValueError("options['compile'] keeps no record of steps; use odeint")
+    problem = Problem(func, y0, t, settings.norm.per_sample)
+    counts: dict[str, Any] = {}
+    gather, kept = Gather(problem, problem.outputs[1:]), []
+    for step in iterate(problem, settings, counts):
+        gather.add(step)
+        kept.append(step.kept())
+    y = torch.cat([problem.y0.unsqueeze(0), gather.result()])
+    accepted, rejected = counts["accepted"], counts["rejected"]
+    if settings.fixed:
+        check_finite(y, problem, settings)
+    if problem.per_sample:
+        accepted, rejected = accepted.flatten(), rejected.flatten()
+        times = torch.stack([step.t.flatten() for step in kept])
+        sizes = torch.stack([(step.t1 - step.t).flatten() for step in kept])
+    else:
+        times, sizes = torch.tensor([(s.t, s.h) for s in kept], dtype=torch.float64).unbind(-1)
+    return Solution(
+        problem.t, problem.unpack(y), problem.nfe, accepted, rejected, times, sizes, problem, kept
+    )

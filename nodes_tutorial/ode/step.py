@@ -1,0 +1,213 @@
+"""One step of an explicit Runge–Kutta method, its stages, and the solution inside it."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nodes_tutorial.ode.tableaus import Tableau
+
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+def rk_step(
+    field: Field,
+    times: Sequence[Tensor],
+    y: Tensor,
+    h: float | Tensor,
+    ks: "StageList | StageBuffer",
+    *,
+    last_stage: bool = True,
+) -> Tensor:
+    r"""State at the end of one step, :math:`y_1 = y + h \sum_i b_i k_i`.
+
+    The first stage, ``f(t, y)``, must already be in ``ks``; the others are put there.
+
+    Args:
+        field: ``f(t, y)``.
+        times: the stage times ``t + c_i h``.
+        y: state at the start of the step.
+        h: step, a float or a tensor that broadcasts against ``y``.
+        ks: the store of the stage derivatives k.
+        last_stage: whether the stage ``f(t + h, y_1)`` of a method whose last stage is the first
+            of the next step is wanted too.
+
+    Chapter: def-runge-kutta
+    """
+    tableau, base, stage = ks.tableau, ks.base(y), y
+    for i in range(1, tableau.stages):
+        stage = ks.combine(base, h, i)
+        if i < tableau.stages - 1 or last_stage or not tableau.fsal:
+            ks.put(i, field(times[i], stage))
+    return stage if tableau.fsal else ks.combine(base, h, tableau.stages)
+
+
+class StageList:
+    """Stage derivatives in a list, combined term by term.
+
+    Every combination is an ordinary differentiable operation, so this store serves backpropagation,
+    function transforms and the compiler.
+    """
+
+    def __init__(self, tableau: Tableau, first: Tensor):
+        self.tableau = tableau
+        self.rows = (None, *tableau.a, tableau.b, *tableau.extra_a)
+        self.ks = [first]
+
+    def put(self, i: int, k: Tensor) -> None:
+        self.ks[i:] = [k]
+
+    def last(self) -> Tensor:
+        return self.ks[self.tableau.stages - 1]
+
+    def roll(self) -> None:
+        """Begin the next step with the last stage of this one."""
+        self.ks = [self.last()]
+
+    @staticmethod
+    def base(y: Tensor) -> Tensor:
+        return y
+
+    def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
+        """``base + h * (row i of the tableau) @ k``."""
+        if isinstance(h, Tensor):
+            return base + h * self.weighted(self.rows[i])
+        for weight, k in zip(self.rows[i], self.ks, strict=False):
+            if weight:
+                base = torch.add(base, k, alpha=h * weight)
+        return base
+
+    def weighted(self, weights: Sequence[float]) -> Tensor:
+        """``weights @ k``."""
+        total = torch.zeros_like(self.ks[0])
+        for weight, k in zip(weights, self.ks, strict=False):
+            if weight:
+                total = torch.add(total, k, alpha=weight)
+        return total
+
+    def stacked(self) -> Tensor:
+        return torch.stack(self.ks)
+
+
+class StageBuffer:
+    """Stage derivatives as the rows of one matrix: a combination is one matrix–vector product.
+
+    A third of the operations of :class:`StageList` where the tableau is dense, but written in
+    place, so without a graph.
+    """
+
+    def __init__(self, tableau: Tableau, first: Tensor):
+        self.tableau, self.shape = tableau, first.shape
+        rows, self.tensors = _weights(tableau, first.dtype, first.device)
+        matrix = first.new_empty((tableau.stages + len(tableau.extra_c), first.numel()))
+        self.matrix = matrix
+        self.views = matrix.view(-1, *first.shape).unbind()
+        self.columns = [matrix[: len(row)].t() for row in rows]
+        self.stage_columns = matrix[: tableau.stages].t()
+        self.views[0].copy_(first)
+
+    def put(self, i: int, k: Tensor) -> None:
+        self.views[i].copy_(k)
+
+    def last(self) -> Tensor:
+        return self.views[self.tableau.stages - 1]
+
+    def roll(self) -> None:
+        self.views[0].copy_(self.last())
+
+    @staticmethod
+    def base(y: Tensor) -> Tensor:
+        return y.reshape(-1)
+
+    def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
+        column, weights = self.columns[i], self.tensors[i]
+        if isinstance(h, Tensor):
+            total = torch.mv(column, weights).view(self.shape)
+            return torch.addcmul(base.view(self.shape), total, h)
+        return torch.addmv(base, column, weights, alpha=h).view(self.shape)
+
+    def weighted(self, weights: tuple[float, ...]) -> Tensor:
+        return torch.mv(self.stage_columns, self.tensors[weights]).view(self.shape)
+
+    def stacked(self) -> Tensor:
+        return self.matrix.view(-1, *self.shape)
+
+
+@lru_cache(maxsize=64)
+def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device):
+    """Rows of the tableau, and each as a tensor."""
+    rows = ((), *tableau.a, tableau.b, *tableau.extra_a)
+    tensors = {i: torch.tensor(row, dtype=dtype, device=device) for i, row in enumerate(rows)}
+    for row in (tableau.b_error, tableau.b_error_low):
+        if row is not None:
+            tensors[row] = torch.tensor(row, dtype=dtype, device=device)
+    return rows, tensors
+
+
+def new_stages(tableau: Tableau, first: Tensor, graph: bool) -> StageList | StageBuffer:
+    """The cheaper store: a matrix unless a graph is wanted or the tableau has few entries."""
+    entries = sum(weight != 0.0 for row in (*tableau.a, tableau.b) for weight in row)
+    sparse = entries <= 2 * tableau.stages
+    return (StageList if graph or sparse else StageBuffer)(tableau, first)
+
+
+def stage_times(t: float | Tensor, h: float | Tensor, nodes: Sequence[float], like: Tensor):
+    """The times ``t + c_i h``, computed in float64 and handed on in the state's dtype."""
+    if isinstance(t, Tensor):
+        nodes = torch.tensor(nodes, dtype=t.dtype, device=t.device)
+        return (t + nodes.view(-1, *(1 for _ in t.shape)) * h).to(like.dtype).unbind()
+    times = [t + node * h for node in nodes]
+    return torch.tensor(times, dtype=like.dtype, device=like.device).unbind()
+
+
+class Step:
+    """An accepted step: where it began, how long it was, its states and its stages.
+
+    The stages of a running solve are overwritten by the next step; :meth:`kept` copies them.
+    """
+
+    __slots__ = ("accept", "h", "ks", "t", "t1", "y0", "y1")
+
+    def __init__(self, t, t1, h, y0, y1, ks, accept=None):
+        self.t, self.t1, self.h, self.y0, self.y1, self.ks = t, t1, h, y0, y1, ks
+        self.accept = accept
+
+    def kept(self) -> "Step":
+        ks = StageList(self.ks.tableau, self.y0)
+        ks.ks = list(self.ks.stacked().clone())
+        return Step(self.t, self.t1, self.h, self.y0, self.y1, ks, self.accept)
+
+    def interpolate(self, field: Field, theta: Tensor) -> Tensor:
+        r"""Dense output :math:`y_0 + h \sum_i b_i(\theta) k_i`.
+
+        Args:
+            field: ``f(t, y)``, for the stages that only the dense output needs.
+            theta: fractions of the step, float64, shape ``(m,)``, or ``(m, batch)`` where each
+                sample has its own step.
+
+        Returns:
+            States, shape ``(m, *y.shape)``.
+        """
+        ks, tableau, y = self.ks, self.ks.tableau, self.y0
+        base = ks.base(y)
+        if tableau.extra_c:
+            times = stage_times(self.t, self.h, tableau.extra_c, y)
+            for i, time in enumerate(times):
+                stage = ks.combine(base, self.h, tableau.stages + 1 + i)
+                ks.put(tableau.stages + i, field(time, stage))
+        weights = dense_weights(tableau, theta).to(y.dtype)
+        stages = ks.stacked()
+        if theta.dim() == 1:
+            total = weights @ stages.reshape(len(stages), -1)
+        else:
+            flat = stages.reshape(*stages.shape[:2], -1)
+            total = torch.einsum("mbs,sbn->mbn", weights, flat)
+        return y + self.h * total.view(len(theta), *y.shape)
+
+
+def dense_weights(tableau: Tableau, theta: Tensor) -> Tensor:
+    r"""The weights :math:`b_i(\theta)`, shape ``(*theta.shape, stages)``."""
+    dense = torch.tensor(tableau.dense, dtype=theta.dtype, device=theta.device)
+    powers = torch.arange(1, dense.shape[1] + 1, device=theta.device)
+    return theta.unsqueeze(-1) ** powers @ dense.t()
