@@ -1,0 +1,71 @@
+# Two commands: `make book` and `make test`. CONTRIBUTING.md tells what they do and cost.
+# PY picks the interpreter; TORCH_INDEX an index for torch (Linux without a GPU:
+# make book TORCH_INDEX=https://download.pytorch.org/whl/cpu).
+SHELL := /bin/bash
+PY ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+CONSTRAINTS ?= -c constraints.txt
+PORT ?= 8000
+HTML := _build/html
+SOURCES := $(shell find book nodes_tutorial tests tools notebooks -type f -not -name '*.pyc' \
+	-not -path '*/node_modules/*') _config.yml _toc.yml conftest.py
+export OMP_NUM_THREADS ?= 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: book test serve bench unit lint notebooks address clean
+.DELETE_ON_ERROR:
+
+book: $(HTML)/.stamp
+	@echo "The book: $(CURDIR)/$(HTML)/index.html (or: make serve)"
+
+test: $(HTML)/.stamp lint
+	$(BIN)/python -m pytest -n logical --dist loadgroup --doctest-modules --nbmake \
+		--nbmake-timeout=120 nodes_tutorial tests notebooks
+
+serve: book
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks
+
+# quick checks for an author: no site, no notebooks
+unit: .venv/.stamp lint
+	$(BIN)/python -m pytest -n logical --doctest-modules nodes_tutorial tests \
+		--ignore=tests/site --ignore=tests/browser
+
+lint: .venv/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache | tail -n 4
+
+notebooks: .venv/.stamp
+	$(BIN)/python -m tools.notebooks
+
+address: .venv/.stamp
+	$(BIN)/python -m tools.address
+	$(BIN)/python -m tools.notebooks
+
+clean:
+	rm -rf _build
+
+.venv/.stamp: pyproject.toml constraints.txt
+	@test -n "$(PY)" || { echo "No Python 3.11 or later found; name one with PY=..."; exit 1; }
+	@test -x $(BIN)/python || $(PY) -m venv .venv
+	@echo "Installing into .venv (some minutes the first time)"
+	$(if $(TORCH_INDEX),$(PIP) --no-deps $(CONSTRAINTS) --index-url $(TORCH_INDEX) torch)
+	$(PIP) $(CONSTRAINTS) -e '.[book,test]'
+	@touch $@
+
+.venv/.bench: .venv/.stamp
+	$(PIP) $(CONSTRAINTS) -e '.[bench]'
+	@touch $@
+
+# Sphinx starts from nothing each time: an old page or style would stay otherwise.
+$(HTML)/.stamp: .venv/.stamp $(SOURCES)
+	$(BIN)/python -m tools.notebooks
+	$(BIN)/python -m tools.prepare
+	rm -rf $(HTML) _build/.doctrees
+	$(BIN)/jupyter-book build . -W --keep-going -n
+	@touch $@

@@ -1,0 +1,110 @@
+"""A pytest plugin: notebooks are executed once and kept; claim tests leave their errors.
+
+nbmake collects and executes the reader notebooks. Here each one is first looked up in
+`tools.store`; what is found is not run again. Limits on time and memory hold either way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import MethodType
+
+import pytest
+from nbmake.nb_run import NotebookRun
+from nbmake.pytest_items import NotebookFailedException, NotebookItem
+
+from tools import store
+from tools.meter import Meter
+from tools.project import Chapter, chapters
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-claims", metavar="FILE", help="write the errors of claim tests")
+    parser.addini("notebook_seconds", "limit of a notebook's execution", default="60")
+    parser.addini("notebook_mib", "limit of a notebook's peak memory", default="2048")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # the notebooks share the cores among themselves
+    config.stash[ERRORS] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    known = {chapter.notebook: chapter for chapter in chapters()}
+    notebooks = {}
+    for item in items:
+        if isinstance(item, NotebookItem) and (chapter := known.get(Path(item.filename))):
+            item.runtest = MethodType(_runtest, item)
+            item.chapter = chapter
+            notebooks[item] = (store.record(chapter) or {}).get("seconds", 60.0)
+    # the longest first, before the other tests: no core waits for a late long one
+    items.sort(key=lambda item: -notebooks.get(item, 0.0))
+
+
+def _runtest(item: NotebookItem) -> None:
+    chapter: Chapter = item.chapter
+    found = store.fresh(chapter)
+    verb = "stored" if found else "executed"
+    if found is None:
+        found = _execute(chapter, item.config.option.nbmake_timeout)
+    text = f"{verb}, {found['seconds']:.0f} s, {found['peak_mib']:.0f} MiB"
+    item.user_properties.append(("notebook", text))
+    limits = {
+        name: float(item.config.getini(name)) for name in ("notebook_seconds", "notebook_mib")
+    }
+    # a busy machine stretches the clock, a slow notebook also the processor time
+    if min(found["seconds"], found["cpu_seconds"]) > limits["notebook_seconds"]:
+        store.record_path(chapter).unlink()
+        pytest.fail(f"{chapter.slug}: {text}; {limits['notebook_seconds']:.0f} s are allowed")
+    if found["peak_mib"] > limits["notebook_mib"]:
+        store.record_path(chapter).unlink()
+        pytest.fail(f"{chapter.slug}: {text}; {limits['notebook_mib']:.0f} MiB are allowed")
+
+
+def _execute(chapter: Chapter, timeout: int) -> dict:
+    digest = store.key(chapter)  # before: what is edited meanwhile makes the result stale
+    with Meter() as meter:
+        result = NotebookRun(chapter.notebook, timeout).execute()
+    if result.error is not None:
+        raise NotebookFailedException(result)
+    return store.save(chapter, result.nb, meter.cost, digest)
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    properties = dict(report.user_properties)
+    if report.when == "call" and report.passed and "notebook" in properties:
+        return "passed", ".", f"PASSED ({properties['notebook']})"
+    return None
+
+
+ERRORS = pytest.StashKey[dict[str, dict[str, float]]]()
+
+
+class _Collector:
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        if report.when == "call" and "claim" in properties:
+            errors = self.config.stash[ERRORS].setdefault(report.nodeid, {})
+            errors.update(properties.get("measured", {}))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
+    session.config.pluginmanager.register(_Collector(session.config), "book-claims")
+    return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    target = session.config.getoption("--record-claims")
+    if target and not hasattr(session.config, "workerinput") and exitstatus == 0:
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(session.config.stash[ERRORS], indent=1) + "\n")

@@ -1,0 +1,96 @@
+"""Executed notebooks, kept under `_build/executed` with a key and what they cost.
+
+The key covers what can change a result: the code cells, the package below and in the chapter's
+part, the pins, the interpreter, torch as installed, and the data that is at hand. A notebook whose
+key is unchanged is never executed again, neither by `make book` nor by `make test`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+
+from tools import myst
+from tools.project import BUILD, ROOT, Chapter
+
+STORE = BUILD / "executed"
+# parts from the ground up, as the contract in pyproject.toml layers them
+LAYERS = (
+    ("ode",),
+    ("flows",),
+    ("bayes",),
+    ("implicit", "invariance", "generalization"),
+    ("meta",),
+)
+
+
+def notebook_path(chapter: Chapter) -> Path:
+    return STORE / f"{chapter.slug}.ipynb"
+
+
+def record_path(chapter: Chapter) -> Path:
+    return STORE / f"{chapter.slug}.json"
+
+
+def key(chapter: Chapter) -> str:
+    """The digest of everything that the outputs of a chapter depend on."""
+    digest = hashlib.sha256(_environment(chapter.part).encode())
+    for cell in myst.cells(chapter.source):
+        if cell.cell_type == "code":
+            digest.update(cell.source.encode() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+@lru_cache(maxsize=8)
+def _environment(part: str) -> str:
+    digest = hashlib.sha256(f"{sys.version_info[:2]} torch {version('torch')}".encode())
+    for path in [*package_files(part), ROOT / "constraints.txt"]:
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    data = os.environ.get("NODES_TUTORIAL_DATA")
+    if data:
+        for path in sorted(Path(data).rglob("*")):
+            if path.is_file():
+                name = path.relative_to(data).as_posix()
+                digest.update(f"{name} {path.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def package_files(part: str) -> list[Path]:
+    """The modules that a chapter of this part may import: not those of the parts above it."""
+    package = ROOT / "nodes_tutorial"
+    level = next((i for i, layer in enumerate(LAYERS) if part in layer), len(LAYERS))
+    above = {name for layer in LAYERS[level + 1 :] for name in layer}
+    files = sorted(package.rglob("*.py"))
+    return [path for path in files if path.relative_to(package).parts[0] not in above]
+
+
+def record(chapter: Chapter) -> dict | None:
+    """What the last execution cost, whether or not it is stale."""
+    path = record_path(chapter)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def fresh(chapter: Chapter) -> dict | None:
+    """The record of an execution that is still valid."""
+    found = record(chapter)
+    if found and found["key"] == key(chapter) and notebook_path(chapter).is_file():
+        return found
+    return None
+
+
+def save(chapter: Chapter, notebook: nbformat.NotebookNode, cost: dict, digest: str) -> dict:
+    """Keep an execution; the record is written last, so a broken one does not count."""
+    path = notebook_path(chapter)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record_path(chapter).unlink(missing_ok=True)
+    nbformat.write(notebook, path)
+    entry = {"key": digest, **cost}
+    record_path(chapter).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    return entry
