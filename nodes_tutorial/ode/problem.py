@@ -67,7 +67,7 @@ class Problem:
             return y
         ahead = y.shape[: y.dim() - 1 - self.lead]
         pieces = y.split(self.sizes, dim=-1)
-        return tuple(p.reshape(*ahead, *s) for p, s in zip(pieces, self.shapes, strict=True))
+        return tuple(p.reshape((*ahead, *s)) for p, s in zip(pieces, self.shapes, strict=True))
 
 
 def _check_state(parts: tuple[Tensor, ...], per_sample: bool) -> None:
