@@ -96,7 +96,7 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _ticks(limits: tuple[float | int, float | int]) -> list[float]:
-    ticks = MaxNLocator(6).tick_values(*limits)
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(*limits)
     return [float(tick) for tick in ticks if limits[0] <= tick <= limits[1]]
 
 

@@ -1,0 +1,16 @@
+"""Data that the chapters use: generators of their own, and files behind a checksum."""
+
+from nodes_tutorial.data import registry, spirals, toy2d
+from nodes_tutorial.data.images import digits, have_mnist10k, mnist10k, read_idx
+from nodes_tutorial.data.registry import DataError
+
+__all__ = [
+    "DataError",
+    "digits",
+    "have_mnist10k",
+    "mnist10k",
+    "read_idx",
+    "registry",
+    "spirals",
+    "toy2d",
+]

@@ -1,0 +1,105 @@
+"""Files that are fetched once, checked by sha256 and kept in the user's cache.
+
+A file is looked for in the folder that the environment variable ``NODES_TUTORIAL_DATA`` names,
+under its registry name; then in the cache; then at its public address.
+"""
+
+import os
+from pathlib import Path
+
+ENVIRONMENT = "NODES_TUTORIAL_DATA"
+
+# name: (sha256, public address)
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+FILES: dict[str, tuple[str, str]] = {
+    "mnist_t10k/t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        f"{_MNIST}/t10k-images-idx3-ubyte.gz",
+    ),
+    "mnist_t10k/t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
+    ),
+}
+
+
+class DataError(RuntimeError):
+    """A file is neither at hand nor to be had, or is not the file it should be."""
+
+
+def fetch(name: str) -> Path:
+    """Path of a registered file, downloaded when it is not at hand.
+
+    Args:
+        name: a key of ``FILES``.
+
+    Returns:
+        The path of a file whose checksum is right.
+
+    Raises:
+        ValueError: unknown ``name``.
+        DataError: the download failed, as it does offline, or the file under
+            ``NODES_TUTORIAL_DATA`` or the downloaded one has another checksum.
+    """
+    sha256, address = _entry(name)
+    here = _local(name)
+    if here is not None:
+        _verify(here, sha256)
+        return here
+    import pooch
+
+    try:
+        path = pooch.retrieve(
+            address,
+            known_hash=f"sha256:{sha256}",
+            fname=Path(name).name,
+            path=_cache() / Path(name).parent,
+            downloader=pooch.HTTPDownloader(progressbar=False, timeout=30),
+        )
+    except ValueError as error:
+        raise DataError(f"{address} is not the file it was: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"cannot download {name} from {address} ({type(error).__name__}). "
+            f"Go online once, or put the file under a folder and name that in {ENVIRONMENT}."
+        ) from error
+    return Path(path)
+
+
+def available(name: str) -> bool:
+    """Whether ``fetch`` would find the file without the network.
+
+    Args:
+        name: a key of ``FILES``.
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    _entry(name)
+    return _local(name) is not None or (_cache() / name).is_file()
+
+
+def _entry(name: str) -> tuple[str, str]:
+    if name not in FILES:
+        raise ValueError(f"name must be one of {sorted(FILES)}, got {name!r}")
+    return FILES[name]
+
+
+def _local(name: str) -> Path | None:
+    folder = os.environ.get(ENVIRONMENT)
+    path = Path(folder, name) if folder else None
+    return path if path is not None and path.is_file() else None
+
+
+def _cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("nodes-tutorial"))
+
+
+def _verify(path: Path, sha256: str) -> None:
+    import pooch
+
+    found = pooch.file_hash(str(path), alg="sha256")
+    if found != sha256:
+        raise DataError(f"{path} has sha256 {found}, and {sha256} is wanted: replace the file")
