@@ -35,15 +35,21 @@ class ErrorNorm:
     def __init__(self, per_sample: bool = False, size: int | None = None):
         self.per_sample, self.size = per_sample, size
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if not self.per_sample:
-            x = x if self.size is None else x[: self.size]
-            return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
-        dims = tuple(range(1, x.dim()))
-        if not dims:
+    def total(self, x: Tensor) -> Tensor:
+        """Root of the sum of squares."""
+        if self.per_sample and x.dim() > 1:
+            return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+        if self.per_sample:
             return x.abs()
-        count = x.numel() // max(len(x), 1)
-        return torch.linalg.vector_norm(x, dim=dims, keepdim=True) / math.sqrt(count)
+        return torch.linalg.vector_norm(x if self.size is None else x[: self.size])
+
+    def root_count(self, x: Tensor) -> float:
+        """Root of the number of entries that one norm runs over."""
+        count = x.numel() if self.size is None else self.size
+        return math.sqrt(max(1, count // len(x) if self.per_sample else count))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.total(x) / self.root_count(x)
 
 
 def error_ratio(
@@ -52,9 +58,9 @@ def error_ratio(
     y1: Tensor,
     h: float | Tensor,
     rtol: float,
-    atol: float,
+    atol: Tensor,
     norm: ErrorNorm,
-) -> Tensor:
+) -> float | Tensor:
     r"""Estimated error of a step over what is allowed; the step stands when it is at most 1.
 
     .. math:: r = \left\| \frac{h \sum_i (b_i - \hat b_i) k_i}
@@ -63,17 +69,30 @@ def error_ratio(
     ``dopri8`` has two estimates, of order 5 and 3, and :math:`r = |h| r_5^2 /
     \sqrt{r_5^2 + 0.01 r_3^2}` is of order 8.
 
+    Args:
+        ks: stages of the step.
+        y0: state at its start.
+        y1: state at its end.
+        h: its length; for a float the ratio is brought to the host, for a tensor it stays.
+        rtol: relative tolerance.
+        atol: absolute tolerance, 0-d.
+        norm: over the whole state or for each sample.
+
     Chapter: def-error-ratio
     References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
     """
     tableau = ks.tableau
-    scale = torch.maximum(y0.abs(), y1.abs()).mul_(rtol).add_(atol)
-    ratio = norm(ks.weighted(tableau.b_error).div_(scale))
-    if tableau.b_error_low is not None:
-        low = norm(ks.weighted(tableau.b_error_low).div_(scale))
-        floor = torch.finfo(ratio.dtype).tiny
-        ratio = ratio**2 / (ratio**2 + 0.01 * low**2).clamp(min=floor).sqrt()
-    return ratio * abs(h)
+    scale = torch.add(atol, torch.maximum(y0.abs(), y1.abs()), alpha=rtol)
+    estimates = []
+    for weights in (tableau.b_error, tableau.b_error_low):
+        if weights is not None:
+            total = norm.total(ks.weighted(weights).div_(scale))
+            estimates.append(total.item() if isinstance(h, float) else total)
+    ratio = estimates[0]
+    if len(estimates) == 2:
+        low = estimates[1]
+        ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + 1e-37)) ** 0.5
+    return ratio * (abs(h) / norm.root_count(y0))
 
 
 def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> float | Tensor:
@@ -90,13 +109,13 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
     References: Hairer, Nørsett and Wanner (1993), section IV.2; Gustafsson (1991).
     """
     alpha, beta = 0.85 / (order + 1), 0.2 / (order + 1)
-    if isinstance(ratio, Tensor):
-        factor = SAFETY * ratio.clamp(min=1e-10) ** -alpha * previous.clamp(min=1e-4) ** beta
-        return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW)
-    if not math.isfinite(ratio):
-        return SHRINK
-    factor = SAFETY * max(ratio, 1e-10) ** -alpha * max(previous, 1e-4) ** beta
-    return min(GROW, max(SHRINK, factor))
+    if isinstance(ratio, float):
+        if not math.isfinite(ratio):
+            return SHRINK
+        factor = SAFETY * max(ratio, 1e-10) ** -alpha * max(previous, 1e-4) ** beta
+        return min(GROW, max(SHRINK, factor))
+    factor = SAFETY * ratio.clamp(min=1e-10) ** -alpha * previous.clamp(min=1e-4) ** beta
+    return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW)
 
 
 def initial_step(
@@ -107,7 +126,7 @@ def initial_step(
     direction: float,
     order: int,
     rtol: float,
-    atol: float,
+    atol: Tensor,
     norm: ErrorNorm,
 ) -> Tensor:
     r"""Signed first step, from the sizes of y, y′ and an estimate of y″; one evaluation.
@@ -120,7 +139,7 @@ def initial_step(
         direction: 1 or -1.
         order: q, the ``error_order`` of the tableau.
         rtol: relative tolerance.
-        atol: absolute tolerance.
+        atol: absolute tolerance, 0-d.
         norm: the error norm, which also decides between one step and one for each sample.
 
     References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field as dataclass_field
 from itertools import pairwise
 from math import ceil, isfinite
@@ -62,12 +63,14 @@ def adaptive_steps(
 
     Chapter: prop-pi-controller
     """
-    tableau, rtol, atol, norm = settings.tableau, settings.rtol, settings.atol, settings.norm
+    tableau, rtol, norm = settings.tableau, settings.rtol, settings.norm
+    atol = y.new_tensor(settings.atol)
     direction = 1.0 if t1 > t0 else -1.0
     start = torch.tensor(t0, dtype=torch.float64, device=y.device)
     k = field(start.to(y.dtype), y)
     graph = wants_graph(y, k)
     ks = new_stages(tableau, k, graph)
+    aside = torch.no_grad() if graph else nullcontext()
     if settings.first_step is None:
         with torch.no_grad():
             order = tableau.error_order
@@ -85,8 +88,8 @@ def adaptive_steps(
             ks.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
             fresh = True
         y1 = rk_step(field, stage_times(t, h, tableau.c, y), y, h, ks)
-        with torch.no_grad():
-            ratio = error_ratio(ks, y, y1, h, rtol, atol, norm).item()
+        with aside:
+            ratio = error_ratio(ks, y, y1, h, rtol, atol, norm)
         factor = step_factor(ratio, previous, tableau.error_order)
         if ratio <= 1.0:
             counts["accepted"] += 1

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,17 +17,18 @@ from nodes_tutorial.ode.step import (
     Step,
     new_stages,
     rk_step,
-    stage_times,
 )
+from nodes_tutorial.ode.tableaus import Tableau
 
 
 class Carry(NamedTuple):
-    """State of the loop: the samples' times, states, slopes, next steps and history.
+    """State of the loop, one entry a sample, or one for all under a common step.
 
-    Times and steps are float64, of shape ``(batch, 1, …)`` or, for one common step, ``()``.
+    Times are float64 and count from the start, in the direction of the solve, so that they grow
+    from 0 to the length of the interval.
     """
 
-    t: Tensor
+    s: Tensor
     y: Tensor
     k: Tensor
     h: Tensor
@@ -35,59 +37,73 @@ class Carry(NamedTuple):
     rejected: Tensor
 
 
-def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> Carry:
+class Span(NamedTuple):
+    """The interval of a solve: where it starts, which way it goes, how long it is."""
+
+    start: float
+    sign: float
+    length: Tensor
+
+    def time(self, s: Tensor) -> Tensor:
+        return self.start + self.sign * s
+
+
+def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> tuple[Carry, Span]:
     """First slopes and first steps."""
     norm = settings.norm
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
-    t = torch.full(shape, t0, dtype=torch.float64, device=y.device)
+    s = torch.zeros(shape, dtype=torch.float64, device=y.device)
+    span = Span(t0, 1.0 if t1 > t0 else -1.0, torch.full_like(s, abs(t1 - t0)))
+    t = span.time(s)
     k = field(t.to(y.dtype), y)
-    direction = 1.0 if t1 > t0 else -1.0
     if settings.first_step is None:
         with torch.no_grad():
-            order = settings.tableau.error_order
-            h = initial_step(
-                field, t, y, k, direction, order, settings.rtol, settings.atol, norm
-            )
+            order, atol = settings.tableau.error_order, y.new_tensor(settings.atol)
+            h = initial_step(field, t, y, k, span.sign, order, settings.rtol, atol, norm).abs()
     else:
-        h = torch.full_like(t, direction * settings.first_step)
-    zeros = torch.zeros(shape, dtype=torch.int64, device=y.device)
-    return Carry(t, y, k, h, torch.ones_like(t), zeros, zeros)
+        h = torch.full_like(s, settings.first_step)
+    zeros = torch.zeros_like(s, dtype=torch.int64)
+    return Carry(s, y, k, h, torch.ones_like(s), zeros, zeros), span
 
 
 def attempt(
-    field: Field, ks: StageList | StageBuffer, carry: Carry, t1: Tensor, settings: Settings
+    field: Field, ks: StageList | StageBuffer, carry: Carry, span: Span, settings: Settings
 ) -> tuple[Carry, Tensor, Tensor]:
     """Try one step; samples whose error is too large stay where they are and shorten theirs.
 
     Returns:
-        The new carry, the steps tried, and which were accepted. A sample that has arrived takes
-        steps of length zero.
+        The new carry, the signed steps tried, and which were accepted. A sample that has arrived
+        takes steps of length zero.
     """
-    tableau = settings.tableau
-    remaining = t1 - carry.t
-    ends = 1.01 * carry.h.abs() >= remaining.abs()
-    step = torch.where(ends, remaining, carry.h)
-    h = step.to(carry.y.dtype)
-    y1 = rk_step(field, stage_times(carry.t, step, tableau.c, carry.y), carry.y, h, ks)
+    tableau, y = settings.tableau, carry.y
+    remaining = span.length - carry.s
+    step = torch.minimum(carry.h, remaining)
+    h = (step * span.sign).to(y.dtype)
+    y1 = rk_step(field, _stage_times(span, carry.s, step, tableau, y), y, h, ks)
     with torch.no_grad():
-        ratio = error_ratio(
-            ks, carry.y, y1, h, settings.rtol, settings.atol, settings.norm
-        ).double()
+        atol = _constant(settings.atol, y.dtype, y.device)
+        ratio = error_ratio(ks, y, y1, h, settings.rtol, atol, settings.norm).double()
         accept = ratio <= 1.0
         grown = step * step_factor(ratio, carry.previous, tableau.error_order)
-        longer = torch.where(grown.abs() > carry.h.abs(), grown, carry.h)
-        next_h = torch.where(accept & ends, longer, grown)
-        moving = remaining != 0.0
-        t = torch.where(accept, torch.where(ends, t1, carry.t + step), carry.t)
-        accepted = carry.accepted + (accept & moving)
-        rejected = carry.rejected + ~accept
-        previous = torch.where(accept & moving, ratio, carry.previous)
-    y = torch.where(accept, y1, carry.y)
-    if tableau.fsal:
-        k = torch.where(accept, ks.last(), carry.k)
-    else:
-        k = field(t.to(y.dtype), y)
-    return Carry(t, y, k, next_h, previous, accepted, rejected), step, accept
+        arrived = accept & (step == remaining)
+        next_h = torch.where(arrived, torch.maximum(grown, carry.h), grown)
+        s = torch.where(arrived, span.length, torch.where(accept, carry.s + step, carry.s))
+        previous = torch.where(accept, ratio, carry.previous)
+        moved = s > carry.s
+        accepted, rejected = carry.accepted + moved, carry.rejected + ~accept
+    y = torch.where(accept, y1, y)
+    k = torch.where(accept, ks.last(), carry.k) if tableau.fsal else field(span.time(s).to(y.dtype), y)
+    return Carry(s, y, k, next_h, previous, accepted, rejected), h, accept
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float | tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _stage_times(span: Span, s: Tensor, step: Tensor, tableau: Tableau, y: Tensor):
+    nodes = _constant(tableau.c, s.dtype, s.device).view(-1, *(1 for _ in s.shape))
+    return torch.addcmul(s, nodes, step).mul_(span.sign).add_(span.start).to(y.dtype).unbind()
 
 
 def per_sample_steps(
@@ -95,36 +111,29 @@ def per_sample_steps(
 ) -> Iterator[Step]:
     """Rounds of one attempted step for every sample, until all have arrived at t1.
 
-    Two flags a round cross from device to host, because the host decides whether to go on.
+    Two numbers a round cross from device to host, because the host decides whether to go on.
     """
-    carry = begin(field, y, t0, t1, settings)
-    end = torch.tensor(t1, dtype=torch.float64, device=y.device)
-    tiny = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
+    carry, span = begin(field, y, t0, t1, settings)
+    smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
     ks = new_stages(settings.tableau, carry.k, wants_graph(y, carry.k))
     for _ in range(settings.max_steps):
         before = carry
-        carry, step, accept = attempt(field, ks, before, end, settings)
+        carry, h, accept = attempt(field, ks, before, span, settings)
         counts["accepted"], counts["rejected"] = carry.accepted, carry.rejected
-        yield Step(before.t, carry.t, step.to(y.dtype), before.y, carry.y, ks, accept)
+        t, t1 = span.time(before.s), span.time(carry.s)
+        yield Step(t, t1, h, before.y, carry.y, ks, accept)
         ks.put(0, carry.k)
-        arrived, stuck = torch.stack(
-            [(carry.t == end).all(), ~(carry.h.abs() > tiny).all()]
-        ).tolist()
-        if arrived:
+        short, left = torch.stack([carry.h.min(), (span.length - carry.s).max()]).tolist()
+        if left == 0.0:
             return
-        if stuck:
-            raise stuck_error(carry, end)
-    raise SolverError(
-        f"max_steps = {settings.max_steps} exceeded", *_slowest(carry, end), rms(carry.y)
-    )
+        if not short > smallest:
+            reason = "step size underflow, or a field that returned NaN or Inf,"
+            raise SolverError(reason, *_slowest(carry, span), rms(carry.y))
+    reason = f"max_steps = {settings.max_steps} exceeded"
+    raise SolverError(reason, *_slowest(carry, span), rms(carry.y))
 
 
-def _slowest(carry: Carry, end: Tensor) -> tuple[float, float]:
+def _slowest(carry: Carry, span: Span) -> tuple[float, float]:
     """Time and step of the sample that is farthest from the end."""
-    index = (end - carry.t).abs().flatten().argmax()
-    return carry.t.flatten()[index].item(), carry.h.flatten()[index].item()
-
-
-def stuck_error(carry: Carry, end: Tensor) -> SolverError:
-    reason = "step size underflow, or a field that returned NaN or Inf,"
-    return SolverError(reason, *_slowest(carry, end), rms(carry.y))
+    index = carry.s.flatten().argmin()
+    return span.time(carry.s).flatten()[index].item(), carry.h.flatten()[index].item() * span.sign

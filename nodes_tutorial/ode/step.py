@@ -35,12 +35,15 @@ def rk_step(
 
     Chapter: def-runge-kutta
     """
-    tableau, base, stage = ks.tableau, ks.base(y), y
-    for i in range(1, tableau.stages):
-        stage = ks.combine(base, h, i)
-        if i < tableau.stages - 1 or last_stage or not tableau.fsal:
-            ks.put(i, field(times[i], stage))
-    return stage if tableau.fsal else ks.combine(base, h, tableau.stages)
+    tableau, base = ks.tableau, ks.base(y)
+    stages, fsal = tableau.stages, tableau.fsal
+    final = stages - 1 if fsal else stages
+    for i in range(1, final):
+        ks.put(i, field(times[i], ks.combine(base, h, i)))
+    y1 = ks.combine(base, h, final)
+    if fsal and last_stage:
+        ks.put(final, field(times[final], y1))
+    return y1
 
 
 class StageList:
@@ -71,7 +74,7 @@ class StageList:
 
     def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
         """``base + h * (row i of the tableau) @ k``."""
-        if isinstance(h, Tensor):
+        if not isinstance(h, float):
             return base + h * self.weighted(self.rows[i])
         for weight, k in zip(self.rows[i], self.ks, strict=False):
             if weight:
@@ -121,11 +124,10 @@ class StageBuffer:
         return y.reshape(-1)
 
     def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
-        column, weights = self.columns[i], self.tensors[i]
-        if isinstance(h, Tensor):
-            total = torch.mv(column, weights).view(self.shape)
-            return torch.addcmul(base.view(self.shape), total, h)
-        return torch.addmv(base, column, weights, alpha=h).view(self.shape)
+        if isinstance(h, float):
+            return torch.addmv(base, self.columns[i], self.tensors[i], alpha=h).view(self.shape)
+        total = torch.mv(self.columns[i], self.tensors[i]).view(self.shape)
+        return torch.addcmul(base.view(self.shape), total, h)
 
     def weighted(self, weights: tuple[float, ...]) -> Tensor:
         return torch.mv(self.stage_columns, self.tensors[weights]).view(self.shape)
@@ -154,11 +156,11 @@ def new_stages(tableau: Tableau, first: Tensor, graph: bool) -> StageList | Stag
 
 def stage_times(t: float | Tensor, h: float | Tensor, nodes: Sequence[float], like: Tensor):
     """The times ``t + c_i h``, computed in float64 and handed on in the state's dtype."""
-    if isinstance(t, Tensor):
-        nodes = torch.tensor(nodes, dtype=t.dtype, device=t.device)
-        return (t + nodes.view(-1, *(1 for _ in t.shape)) * h).to(like.dtype).unbind()
-    times = [t + node * h for node in nodes]
-    return torch.tensor(times, dtype=like.dtype, device=like.device).unbind()
+    if isinstance(t, float):
+        times = [t + node * h for node in nodes]
+        return torch.tensor(times, dtype=like.dtype, device=like.device).unbind()
+    nodes = torch.tensor(nodes, dtype=t.dtype, device=t.device)
+    return (t + nodes.view(-1, *(1 for _ in t.shape)) * h).to(like.dtype).unbind()
 
 
 class Step:

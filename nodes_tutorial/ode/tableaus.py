@@ -1,6 +1,7 @@
 """Runge–Kutta methods as data: one Butcher tableau each."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from nodes_tutorial.ode import dop853
 
@@ -48,12 +49,12 @@ class Tableau:
     extra_a: tuple[Row, ...] = ()
     extra_c: Row = ()
 
-    @property
+    @cached_property
     def stages(self) -> int:
         """Number of stages, the extra ones of the dense output left out."""
         return len(self.b)
 
-    @property
+    @cached_property
     def fsal(self) -> bool:
         """Whether the last stage is the first of the next step (first same as last)."""
         return bool(self.a) and self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
