@@ -135,8 +135,8 @@ class Converter:
 
     def caption(self, label: str, text: str) -> str:
         entry = labels().get(label)
-        head = f"**{_link(entry, f'Fig. {entry.number}')}** " if entry else ""
-        return f"{head}*{self.text(text)}*"
+        head = f"**{_link(entry, f'Fig. {entry.number}')}.** " if entry else ""
+        return head + self.text(text)
 
     def _heading(self, item: Directive, label: str) -> str:
         kind = item.name.removeprefix("prf:").capitalize()

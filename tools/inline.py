@@ -70,11 +70,10 @@ class Edits:
 def edit_inline(token: Token, edits: Edits, chapter: Chapter) -> None:
     """Record what changes in one inline token."""
     edits.enter(token.map[0])
-    for child in token.children or []:
+    for i, child in enumerate(token.children or []):
         if child.type in PLAIN:
-            if child.type == "link_open":
-                continue
-        elif child.type == "code_inline":
+            continue
+        if child.type == "code_inline":
             edits.find(loose(child.content), child.content)
         elif child.type in ("math_inline", "math_inline_double"):
             tex = " ".join(expand(child.content).split("\n"))
@@ -90,6 +89,8 @@ def edit_inline(token: Token, edits: Edits, chapter: Chapter) -> None:
             edits.replace(pattern, child.content, role(name, child.content.strip(), chapter))
         elif child.type == "link_open":
             href = str(child.attrGet("href"))
+            if token.children[i + 1].type == "link_close":
+                raise MarkupError(f"a link without text: {href!r}")
             edits.replace(rf"\]\(<?{re.escape(href)}>?", href, "](" + link(href, chapter))
         elif child.type == "image":
             href = str(child.attrGet("src"))
@@ -140,7 +141,7 @@ def reference(role_name: str, text: str, target: str) -> str:
     elif text:
         shown = text
     elif entry.kind == "Section" and role_name == "ref":
-        shown = entry.title
+        shown = re.sub(r"\$(.*?)\$", lambda m: f"${expand(m[1])}$", entry.title)
     elif entry.kind == "Figure":
         shown = f"Fig. {entry.number}"
     return f"[{shown}]({address().page(entry.docname, entry.anchor)})"

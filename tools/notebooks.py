@@ -34,13 +34,16 @@ def make(chapter: Chapter) -> nbformat.NotebookNode:
             f"[The page of the book]({site}) has its figures and results.*"
         )
     ]
+    failed = []
     for i, cell in enumerate(myst.cells(chapter.source)):
         try:
             made += _convert(cell, converter)
         except (ValueError, KeyError) as error:
-            raise myst.MarkupError(f"{source}, cell {i}: {error}") from error
+            failed.append(f"{source}, cell {i} ({cell.source[:30]!r}...): {error}")
     if converter.gate:
-        raise myst.MarkupError(f"{source}: the {converter.gate} is never ended")
+        failed.append(f"{source}: the {converter.gate} is never ended")
+    if failed:
+        raise myst.MarkupError("\n".join(failed))
     for i, cell in enumerate(made):
         digest = hashlib.sha256(f"{chapter.slug}\0{i}\0{cell.source}".encode())
         cell.id = digest.hexdigest()[:8]
@@ -102,7 +105,8 @@ def main() -> int:
             if not check:
                 path.unlink()
     for path in stale:
-        print("stale:" if check else "wrote", path.relative_to(ROOT))
+        verb = "stale:" if check else "wrote" if path in expected else "removed"
+        print(verb, path.relative_to(ROOT))
     print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
     return int(bool(failed or (check and stale)))
 

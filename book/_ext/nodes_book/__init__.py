@@ -11,12 +11,12 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from . import bibliography, claims, docstrings, finish, launch, offline, provenance
+from . import api, bibliography, claims, docstrings, finish, launch, offline, provenance
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     if "comments_config" not in app.config:  # Jupyter Book sets it; sphinx_comments is left out
         app.add_config_value("comments_config", {}, "html")
-    for module in (bibliography, offline, claims, docstrings, launch, provenance, finish):
+    for module in (api, bibliography, offline, claims, docstrings, launch, provenance, finish):
         module.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

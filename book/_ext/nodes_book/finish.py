@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from html import escape
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -32,6 +33,18 @@ EXTERNAL = re.compile(
     r'\bhref="(?:https?:)?//[^"]+"[^>]*>',
     re.S,
 )
+# the toc extension's own redirect names neither its encoding nor its language
+INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8" />
+<meta http-equiv="refresh" content="0; url={page}" />
+<link rel="canonical" href="{page}" />
+<title>{title}</title>
+</head>
+<body><main><h1>{title}</h1><p><a href="{page}">To the book</a></p></main></body>
+</html>
+"""
 REPAIRS = [
     # the visible text is the name; an aria-label that differs hides it from speech control
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
@@ -61,9 +74,14 @@ def finished(page: str) -> str:
 def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
+    index = Path(app.outdir) / "index.html"
+    root = app.config.root_doc
+    index.write_text(INDEX.format(title=escape(app.config.html_title), page=f"{root}.html"))
     for path in sorted(Path(app.outdir).rglob("*.html")):
-        page = finished(path.read_text(encoding="utf-8"))
         where = path.relative_to(app.outdir).as_posix()
+        if where.startswith("_static/"):  # templates of the theme
+            continue
+        page = finished(path.read_text(encoding="utf-8"))
         for found in EXTERNAL.finditer(page):
             log.warning("%s asks another host: %s", where, found[0][:160])
         for found in HANDLER.finditer(page):
