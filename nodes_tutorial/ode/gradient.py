@@ -95,8 +95,7 @@ class Checkpoint(Function):
         cotangents = grad[1:]
         a = cotangents[len(cotangents) - ctx.at_end :].sum(0)
         totals = [torch.zeros_like(p) for p in ctx.parameters]
-        while ctx.record:
-            step, wanted = ctx.record.pop()
+        for step, wanted in reversed(ctx.record):
             a, *parts = _pull_back(ctx, step, wanted, a, cotangents)
             if totals:
                 torch._foreach_add_(totals, parts)

@@ -200,6 +200,17 @@ def test_linear_field_in_closed_form(mode, measured):
         assert abs(value - right) > 4
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_backward_pass_gives_the_same_gradient(mode):
+    theta, z0 = tensor(0.7).requires_grad_(), tensor([1.3]).requires_grad_()
+    z = odeint(
+        lambda t, z: theta * z, z0, tensor([0.0, 2.0]), gradient=mode, adjoint_params=(theta,)
+    )
+    first = torch.autograd.grad(z[-1, 0], (z0, theta), retain_graph=True)
+    second = torch.autograd.grad(z[-1, 0], (z0, theta))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 # --- the Lagrangian -----------------------------------------------------------------------------
 
 
