@@ -40,12 +40,30 @@ class Carry(NamedTuple):
 class Span(NamedTuple):
     """The interval of a solve: where it starts, which way it goes, how long it is."""
 
-    start: float
+    start: Tensor
     sign: float
     length: Tensor
 
     def time(self, s: Tensor) -> Tensor:
-        return self.start + self.sign * s
+        return torch.add(self.start, s, alpha=self.sign)
+
+
+class MaskedStep(Step):
+    """A step that each sample takes from its own time; rejected samples do not move."""
+
+    __slots__ = ("s0", "s1", "span")
+
+    def __init__(self, span, s0, s1, h, y0, y1, ks, accept):
+        self.span, self.s0, self.s1 = span, s0, s1
+        self.h, self.y0, self.y1, self.ks, self.accept = h, y0, y1, ks, accept
+
+    @property
+    def t(self) -> Tensor:
+        return self.span.time(self.s0)
+
+    @property
+    def t1(self) -> Tensor:
+        return self.span.time(self.s1)
 
 
 def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> tuple[Carry, Span]:
@@ -53,7 +71,7 @@ def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> 
     norm = settings.norm
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
     s = torch.zeros(shape, dtype=torch.float64, device=y.device)
-    span = Span(t0, 1.0 if t1 > t0 else -1.0, torch.full_like(s, abs(t1 - t0)))
+    span = Span(s + t0, 1.0 if t1 > t0 else -1.0, torch.full_like(s, abs(t1 - t0)))
     t = span.time(s)
     k = field(t.to(y.dtype), y)
     if settings.first_step is None:
@@ -78,8 +96,11 @@ def attempt(
     tableau, y = settings.tableau, carry.y
     remaining = span.length - carry.s
     step = torch.minimum(carry.h, remaining)
-    h = (step * span.sign).to(y.dtype)
-    y1 = rk_step(field, _stage_times(span, carry.s, step, tableau, y), y, h, ks)
+    signed = step * span.sign
+    nodes = _constant(tableau.c, step.dtype, step.device).view(-1, *(1 for _ in step.shape))
+    times = torch.addcmul(span.time(carry.s), nodes, signed).to(y.dtype).unbind()
+    h = signed.to(y.dtype)
+    y1 = rk_step(field, times, y, h, ks)
     with torch.no_grad():
         atol = _constant(settings.atol, y.dtype, y.device)
         ratio = error_ratio(ks, y, y1, h, settings.rtol, atol, settings.norm).double()
@@ -101,32 +122,25 @@ def _constant(value: float | tuple, dtype: torch.dtype, device: torch.device) ->
     return torch.tensor(value, dtype=dtype, device=device)
 
 
-def _stage_times(span: Span, s: Tensor, step: Tensor, tableau: Tableau, y: Tensor):
-    nodes = _constant(tableau.c, s.dtype, s.device).view(-1, *(1 for _ in s.shape))
-    return torch.addcmul(s, nodes, step).mul_(span.sign).add_(span.start).to(y.dtype).unbind()
-
-
 def per_sample_steps(
     field: Field, y: Tensor, t0: float, t1: float, settings: Settings, counts: dict
 ) -> Iterator[Step]:
     """Rounds of one attempted step for every sample, until all have arrived at t1.
 
-    Two numbers a round cross from device to host, because the host decides whether to go on.
+    One flag a round crosses from device to host, because the host decides whether to go on.
     """
     carry, span = begin(field, y, t0, t1, settings)
     smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
     ks = new_stages(settings.tableau, carry.k, wants_graph(y, carry.k))
-    for _ in range(settings.max_steps):
+    for attempts in range(1, settings.max_steps + 1):
         before = carry
         carry, h, accept = attempt(field, ks, before, span, settings)
         counts["accepted"], counts["rejected"] = carry.accepted, carry.rejected
-        t, t1 = span.time(before.s), span.time(carry.s)
-        yield Step(t, t1, h, before.y, carry.y, ks, accept)
+        yield MaskedStep(span, before.s, carry.s, h, before.y, carry.y, ks, accept)
         ks.put(0, carry.k)
-        short, left = torch.stack([carry.h.min(), (span.length - carry.s).max()]).tolist()
-        if left == 0.0:
+        if not (carry.s < span.length).any().item():
             return
-        if not short > smallest:
+        if attempts % 16 == 0 and not carry.h.min().item() > smallest:
             reason = "step size underflow, or a field that returned NaN or Inf,"
             raise SolverError(reason, *_slowest(carry, span), rms(carry.y))
     reason = f"max_steps = {settings.max_steps} exceeded"

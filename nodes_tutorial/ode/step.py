@@ -35,7 +35,7 @@ def rk_step(
 
     Chapter: def-runge-kutta
     """
-    tableau, base = ks.tableau, ks.base(y)
+    tableau, base = ks.tableau, ks.base(y, h)
     stages, fsal = tableau.stages, tableau.fsal
     final = stages - 1 if fsal else stages
     for i in range(1, final):
@@ -69,7 +69,7 @@ class StageList:
         self.ks = [self.last()]
 
     @staticmethod
-    def base(y: Tensor) -> Tensor:
+    def base(y: Tensor, h: float | Tensor) -> Tensor:
         return y
 
     def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
@@ -120,14 +120,14 @@ class StageBuffer:
         self.views[0].copy_(self.last())
 
     @staticmethod
-    def base(y: Tensor) -> Tensor:
-        return y.reshape(-1)
+    def base(y: Tensor, h: float | Tensor) -> Tensor:
+        return y.reshape(-1) if isinstance(h, float) else y
 
     def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
         if isinstance(h, float):
             return torch.addmv(base, self.columns[i], self.tensors[i], alpha=h).view(self.shape)
         total = torch.mv(self.columns[i], self.tensors[i]).view(self.shape)
-        return torch.addcmul(base.view(self.shape), total, h)
+        return torch.addcmul(base, total, h)
 
     def weighted(self, weights: tuple[float, ...]) -> Tensor:
         return torch.mv(self.stage_columns, self.tensors[weights]).view(self.shape)
@@ -178,7 +178,8 @@ class Step:
     def kept(self) -> "Step":
         ks = StageList(self.ks.tableau, self.y0)
         ks.ks = list(self.ks.stacked().clone())
-        return Step(self.t, self.t1, self.h, self.y0, self.y1, ks, self.accept)
+        self.ks = ks
+        return self
 
     def interpolate(self, field: Field, theta: Tensor) -> Tensor:
         r"""Dense output :math:`y_0 + h \sum_i b_i(\theta) k_i`.
@@ -192,7 +193,7 @@ class Step:
             States, shape ``(m, *y.shape)``.
         """
         ks, tableau, y = self.ks, self.ks.tableau, self.y0
-        base = ks.base(y)
+        base = ks.base(y, self.h)
         if tableau.extra_c:
             times = stage_times(self.t, self.h, tableau.extra_c, y)
             for i, time in enumerate(times):

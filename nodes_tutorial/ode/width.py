@@ -33,18 +33,26 @@ def interpolating_net(values: Float[Tensor, " nodes"], activation: str = "tanh")
     n = len(values) - 1
     if n < 1:
         raise ValueError(f"values must hold at least two entries, got {len(values)}")
-    i = torch.arange(n, dtype=values.dtype, device=values.device)
-    rise = values.diff()
-    if activation == "relu":
-        act, w, b = nn.ReLU(), torch.ones_like(i), -i / n
-        v, c = n * torch.cat([rise[:1], rise.diff()]), values[0]
-    elif activation == "tanh":
-        act, w, b = nn.Tanh(), torch.full_like(i, n), -(i + 0.5)
-        v, c = rise / 2, (values[0] + values[-1]) / 2
-    else:
+    weights = {"relu": _polygon, "tanh": _staircase}
+    if activation not in weights:
         raise ValueError(f"activation must be 'relu' or 'tanh', got {activation!r}")
+    act = nn.ReLU() if activation == "relu" else nn.Tanh()
     net = nn.Sequential(nn.Linear(1, n), act, nn.Linear(n, 1)).to(values)
+    w, b, v, c = weights[activation](values)
     with torch.no_grad():
         for p, x in zip(net.parameters(), (w[:, None], b, v[None], c[None]), strict=True):
             p.copy_(x)
     return net
+
+
+def _polygon(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = len(values) - 1
+    slopes = n * values.diff()
+    kinks = torch.arange(n).to(values) / n
+    return torch.ones_like(kinks), -kinks, slopes.diff(prepend=slopes.new_zeros(1)), values[0]
+
+
+def _staircase(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = len(values) - 1
+    steps = torch.arange(n).to(values) + 0.5
+    return torch.full_like(steps, n), -steps, values.diff() / 2, (values[0] + values[-1]) / 2
