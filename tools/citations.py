@@ -18,10 +18,10 @@ def bibliography() -> BibliographyData:
 
 def cite(keys: str, style: str) -> str:
     """`Chen et al. (2018)` for the style `t`, `(Chen et al., 2018)` for `p`, linked."""
-    links = []
-    for key in (key.strip() for key in keys.split(",")):
-        if key not in bibliography().entries:
-            raise MarkupError(f"{key} is not in book/references.bib")
+    links, wanted = [], [key.strip() for key in keys.split(",")]
+    if unknown := [key for key in wanted if key not in bibliography().entries]:
+        raise MarkupError(f"{', '.join(unknown)}: not in book/references.bib")
+    for key in wanted:
         names, year = authors(key), bibliography().entries[key].fields["year"]
         text = f"{names} ({year})" if style == "t" else f"{names}, {year}"
         links.append(f"[{text}]({address().page('book/references', f'cite-{anchor(key)}')})")
