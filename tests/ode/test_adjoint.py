@@ -200,6 +200,21 @@ def test_linear_field_in_closed_form(mode, measured):
         assert abs(value - right) > 4
 
 
+def test_limits_and_starting_points_that_sources_print_wrongly(measured):
+    """z' = theta z on [0, 2]: each line of a printed algorithm, as it stands and put right."""
+    theta, start, span = 0.7, 1.3, 2.0
+    z = lambda t: start * math.exp(theta * t)  # noqa: E731
+    a = lambda t: math.exp(theta * (span - t))  # noqa: E731
+    forward = start + quad(lambda t: theta * z(t), 0, span)
+    inside = 1 - quad(lambda t: a(t) * theta, span, 0.5)  # a at t = 0.5, from its end value 1
+    later = start + quad(lambda t: theta * z(t), 0, 1.5)
+    error = max(abs(forward - z(span)), abs(inside - a(0.5)), abs(later - z(1.5)))
+    assert measured(error, "forward pass, adjoint and evaluation") < 1e-12
+    assert abs(start + quad(lambda t: theta * z(t), span, 0) - z(span)) > 1  # limits reversed
+    assert abs(1 - quad(lambda t: a(t) * z(t), span, 0) - a(0.5)) > 1  # df/dtheta, fixed limit
+    assert abs(z(span) + quad(lambda t: theta * z(t), span, 0) - later) > 1  # to t0, not to t
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_backward_pass_gives_the_same_gradient(mode):
     theta, z0 = tensor(0.7).requires_grad_(), tensor([1.3]).requires_grad_()
