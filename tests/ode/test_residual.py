@@ -200,6 +200,28 @@ def test_trajectories_of_a_field_that_is_not_lipschitz_meet():
         assert y[-1] == 0
 
 
+@pytest.mark.claim("thm-residual-trajectories")
+def test_paths_may_cross_in_space_at_different_times():
+    """y' = 2 pi (-sin 2 pi t, cos 2 pi t): circles through (0.6, 0.8) at two times, 1.2 apart."""
+    early = math.acos(0.6) / (2 * math.pi)
+    times = [early, 0.5 - early]
+    paths = []
+    for start in ([1.0, 0.0], [2.2, 0.0]):
+        sol = solve_ivp(
+            lambda s, y: 2 * np.pi * np.array([-np.sin(2 * np.pi * s), np.cos(2 * np.pi * s)]),
+            (0, 1),
+            start,
+            "DOP853",
+            times,
+            rtol=1e-12,
+            atol=1e-12,
+        )
+        paths.append(sol.y.T)
+    assert np.abs(paths[0][0] - [0.6, 0.8]).max() < 1e-9
+    assert np.abs(paths[1][1] - [0.6, 0.8]).max() < 1e-9
+    assert np.abs(np.linalg.norm(paths[0] - paths[1], axis=1) - 1.2).max() < 1e-9
+
+
 @pytest.mark.claim("cor-residual-order")
 def test_order_is_kept_in_one_dimension(measured):
     start = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
@@ -321,6 +343,17 @@ def test_larger_steps_collapse_and_swap(measured):
     assert torch.allclose(invert_layer(lambda y: -K * y, layer(0.9 / K), 0.9 / K), x, atol=1e-9)
     with pytest.raises(RuntimeError, match="h K < 1"):
         invert_layer(lambda y: -K * y, layer(1.5 / K), 1.5 / K)
+
+
+@pytest.mark.claim("prop-residual-invertible")
+def test_crossing_comes_before_instability(measured):
+    """On y' = -Ky a step multiplies by 1 - hK: it crosses above hK = 1 and grows above hK = 2."""
+    K, one = 10.0, torch.ones(1, 1, dtype=torch.float64)
+    for hK, crosses, grows in ((0.9, False, False), (1.1, True, False), (2.1, True, True)):
+        path = residual_states([lambda y: -K * y] * 30, one, hK / K).flatten()
+        closed = (1 - hK) ** torch.arange(31, dtype=torch.float64)
+        assert measured((path / closed - 1).abs().max(), "powers of 1 - hK") < 1e-12
+        assert bool((path < 0).any()) == crosses and bool(path[-1].abs() > 1) == grows
 
 
 @pytest.mark.claim("prop-residual-gradient")
