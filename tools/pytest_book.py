@@ -67,6 +67,8 @@ def _runtest(item: NotebookItem) -> None:
 
 
 def _execute(chapter: Chapter, timeout: int) -> dict:
+    if not store.same_code(chapter):
+        pytest.fail(f"{chapter.notebook.name} is not what its chapter makes: run `make notebooks`")
     digest = store.key(chapter)  # before: what is edited meanwhile makes the result stale
     with Meter() as meter:
         result = NotebookRun(chapter.notebook, timeout).execute()

@@ -48,6 +48,16 @@ def key(chapter: Chapter) -> str:
     return digest.hexdigest()[:20]
 
 
+def same_code(chapter: Chapter) -> bool:
+    """Whether the reader notebook has the code cells of its chapter."""
+    notebook = nbformat.read(chapter.notebook, as_version=4)
+    ours, theirs = (
+        [cell.source for cell in cells if cell.cell_type == "code"]
+        for cells in (myst.cells(chapter.source), notebook.cells)
+    )
+    return ours == theirs
+
+
 @lru_cache(maxsize=8)
 def _environment(part: str) -> str:
     digest = hashlib.sha256(f"{sys.version_info[:2]} torch {version('torch')}".encode())
