@@ -113,5 +113,5 @@ def _trace(x: Any, y: Any, xlim: tuple, ylim: tuple, points: bool) -> str:
     x, y = _array(x).clip(*xlim), _array(y).clip(*ylim)
     keep = np.isfinite(x) & np.isfinite(y)
     x, y = _across(x[keep], xlim), _down(y[keep], ylim)
-    join = "h0M" if points else "L"
-    return "M" + join.join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)) + "h0"
+    join = "h.01M" if points else "L"
+    return "M" + join.join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)) + "h.01"
