@@ -20,7 +20,9 @@ class SolverError(RuntimeError):
     """
 
     def __init__(self, reason: str, t: float, step: float, norm: float):
-        super().__init__(f"{reason} at t = {t:.6g}, step {step:.3g}, RMS norm of the state {norm:.3g}")
+        super().__init__(
+            f"{reason} at t = {t:.6g}, step {step:.3g}, RMS norm of the state {norm:.3g}"
+        )
         self.t, self.step, self.norm = t, step, norm
 
 

@@ -9,9 +9,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from nodes_tutorial.ode.control import ErrorNorm
+from nodes_tutorial.ode.gather import Gather, Wanted
 from nodes_tutorial.ode.loops import Settings
 from nodes_tutorial.ode.problem import Problem
-from nodes_tutorial.ode.solve import Gather, Wanted, integrate, iterate
+from nodes_tutorial.ode.solve import integrate, iterate
 from nodes_tutorial.ode.step import StageList, Step, rk_step, stage_times
 
 
@@ -30,7 +31,7 @@ def find_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple[T
     parameters = tuple(p for p in given if p.requires_grad)
     with torch.enable_grad():
         y = problem.y0.detach().requires_grad_()
-        slope = problem.field(problem.t[0].detach().to(y.dtype), y)
+        slope = problem.field(problem.field_time(problem.t[0]), y)
     problem.nfe -= 1
     known = {id(p) for p in parameters} | {id(p.grad_fn) for p in parameters if p.grad_fn}
     missing = [leaf for leaf in _leaves(slope, known) if leaf is not y]
@@ -161,7 +162,7 @@ class Adjoint(Function):
             return torch.cat([part.detach().reshape(-1) for part in (slope, *products)])
 
         size = None if settings.adjoint_norm == "full" else 2 * n
-        settings = replace(settings, norm=ErrorNorm(size=size))
+        settings = replace(settings, norm=ErrorNorm(size=size), compile=False)
         a, totals = grad[-1].reshape(-1), y.new_zeros(sum(sizes[2:]))
         for i in range(len(y) - 1, 0, -1):
             state = torch.cat([y[i].reshape(-1), a, totals])

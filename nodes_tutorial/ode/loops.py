@@ -1,9 +1,10 @@
 """The loops over steps when the whole batch shares one step: adaptive, and on a fixed grid."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from itertools import pairwise
 from math import ceil, isfinite
 
@@ -17,7 +18,15 @@ from nodes_tutorial.ode.control import (
     initial_step,
     step_factor,
 )
-from nodes_tutorial.ode.step import Field, Step, new_stages, rk_step, stage_times
+from nodes_tutorial.ode.step import (
+    Field,
+    StageBuffer,
+    StageList,
+    Step,
+    new_stages,
+    rk_step,
+    stage_times,
+)
 from nodes_tutorial.ode.tableaus import Tableau
 
 
@@ -42,7 +51,7 @@ class Settings:
 
 
 def wants_graph(y: Tensor, k: Tensor) -> bool:
-    """Whether the steps must be differentiable: by autograd, or inside a ``torch.func`` transform."""
+    """Whether the steps must be differentiable, by autograd or a ``torch.func`` transform."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return True
     return torch.is_grad_enabled() and (y.requires_grad or k.requires_grad)
@@ -52,10 +61,32 @@ def rms(y: Tensor) -> float:
     return float(ErrorNorm()(y.detach()))
 
 
+EPSILON = sys.float_info.epsilon
+Trial = Callable[[StageList | StageBuffer, float, float, Tensor, Tensor], tuple[Tensor, float]]
+
+
+def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
+    """One attempted step: its end, and its error ratio, which is never part of a graph."""
+    aside = torch.no_grad() if graph else nullcontext()
+    tableau, rtol, norm = settings.tableau, settings.rtol, settings.norm
+
+    def trial(ks, t, h, y, atol):
+        y1 = rk_step(field, stage_times(t, h, tableau.c, y), y, h, ks)
+        with aside:
+            return y1, error_ratio(ks, y, y1, h, rtol, atol, norm)
+
+    return trial
+
+
 def adaptive_steps(
-    field: Field, y: Tensor, t0: float, t1: float, settings: Settings, counts: dict
+    field: Field,
+    y: Tensor,
+    times: list[float],
+    settings: Settings,
+    counts: dict,
+    trial: Trial | None = None,
 ) -> Iterator[Step]:
-    """Accepted steps from t0 to t1; the last one ends exactly at t1.
+    """Accepted steps through the given times: the first is the start, at each other a step ends.
 
     Step sizes are floats and the error estimate is taken without a graph: the sequence of steps
     is held fixed under differentiation. One number a step crosses from device to host, the error
@@ -63,50 +94,51 @@ def adaptive_steps(
 
     Chapter: prop-pi-controller
     """
-    tableau, rtol, norm = settings.tableau, settings.rtol, settings.norm
+    tableau, (t, *stops) = settings.tableau, times
+    direction, smallest = (1.0 if stops[0] > t else -1.0), 8 * EPSILON * max(map(abs, times))
+    start = torch.tensor(t, dtype=torch.float64, device=y.device)
     atol = y.new_tensor(settings.atol)
-    direction = 1.0 if t1 > t0 else -1.0
-    start = torch.tensor(t0, dtype=torch.float64, device=y.device)
     k = field(start.to(y.dtype), y)
     graph = wants_graph(y, k)
-    ks = new_stages(tableau, k, graph)
-    aside = torch.no_grad() if graph else nullcontext()
+    ks = new_stages(tableau, k, graph or trial is not None)
+    trial = trial or eager_trial(field, settings, graph)
     if settings.first_step is None:
         with torch.no_grad():
-            order = tableau.error_order
+            order, rtol, norm = tableau.error_order, settings.rtol, settings.norm
             h = initial_step(field, start, y, k, direction, order, rtol, atol, norm).item()
     else:
         h = direction * settings.first_step
-    if not abs(h) > 0.0:
-        raise SolverError("the field returned NaN or Inf", t0, h, rms(y))
-    t, previous, rejected, fresh = t0, 1.0, False, True
+    if not isfinite(h):
+        raise SolverError("the field returned NaN or Inf", t, h, rms(y))
+    previous, rejected, fresh = 1.0, False, True
     for _ in range(settings.max_steps):
-        ends = (t + 1.01 * h - t1) * direction > 0.0
-        t_next = t1 if ends else t + h
+        wish = h
+        ends = (t + 1.01 * h - stops[0]) * direction > 0.0
+        t_next = stops[0] if ends else t + h
         h = t_next - t
         if not fresh:
             ks.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
             fresh = True
-        y1 = rk_step(field, stage_times(t, h, tableau.c, y), y, h, ks)
-        with aside:
-            ratio = error_ratio(ks, y, y1, h, rtol, atol, norm)
+        y1, ratio = trial(ks, t, h, y, atol)
         factor = step_factor(ratio, previous, tableau.error_order)
         if ratio <= 1.0:
             counts["accepted"] += 1
             yield Step(t, t_next, h, y, y1, ks)
-            if ends:
+            if ends and len(stops) == 1:
                 return
             t, y, previous = t_next, y1, ratio
             fresh = tableau.fsal
             if fresh:
                 ks.roll()
             h *= min(factor, 1.0) if rejected else factor
+            if ends:
+                h, stops = max(h, wish, key=abs), stops[1:]
             rejected = False
         else:
             counts["rejected"] += 1
             h *= factor
             rejected = True
-            if abs(h) < 8 * sys.float_info.epsilon * max(abs(t), abs(t1)):
+            if abs(h) < smallest:
                 bad = "step size underflow" if isfinite(ratio) else "the field returned NaN or Inf"
                 raise SolverError(bad, t, h, rms(y))
     raise SolverError(f"max_steps = {settings.max_steps} exceeded", t, h, rms(y))

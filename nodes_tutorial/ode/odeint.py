@@ -91,7 +91,7 @@ def _shift_start(problem: Problem) -> Tensor:
     """y0 as a function of t0: starting later by dt is starting at ``y0 - f(t0, y0) dt``."""
     t0, y0 = problem.t[0], problem.y0
     with torch.no_grad():
-        slope = problem.field(_field_time(problem, t0), y0)
+        slope = problem.field(problem.field_time(t0), y0)
     return y0 - _zero(t0, y0) * slope
 
 
@@ -99,18 +99,11 @@ def _shift_outputs(problem: Problem, y: Tensor) -> Tensor:
     """Outputs as functions of their times: later by dt is on by ``f(t, y) dt``."""
     with torch.no_grad():
         slopes = [
-            problem.field(_field_time(problem, t), state)
+            problem.field(problem.field_time(t), state)
             for t, state in zip(problem.t, y, strict=True)
         ]
     zero = _zero(problem.t, y).view(-1, *(1 for _ in y.shape[1:]))
     return y + zero * torch.stack(slopes)
-
-
-def _field_time(problem: Problem, t: Tensor) -> Tensor:
-    t = t.detach().to(problem.y0.dtype)
-    if problem.per_sample:
-        t = t.expand(len(problem.y0), *(1 for _ in problem.y0.shape[1:]))
-    return t
 
 
 def odeint_adjoint(

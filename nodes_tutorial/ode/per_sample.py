@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,6 @@ from nodes_tutorial.ode.step import (
     new_stages,
     rk_step,
 )
-from nodes_tutorial.ode.tableaus import Tableau
 
 
 class Carry(NamedTuple):
@@ -38,11 +36,16 @@ class Carry(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The interval of a solve: where it starts, which way it goes, how long it is."""
+    """The interval of a solve: where it starts, which way it goes, how long it is.
+
+    The method's nodes and the absolute tolerance are here as tensors too.
+    """
 
     start: Tensor
     sign: float
     length: Tensor
+    nodes: Tensor
+    atol: Tensor
 
     def time(self, s: Tensor) -> Tensor:
         return torch.add(self.start, s, alpha=self.sign)
@@ -71,13 +74,16 @@ def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> 
     norm = settings.norm
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
     s = torch.zeros(shape, dtype=torch.float64, device=y.device)
-    span = Span(s + t0, 1.0 if t1 > t0 else -1.0, torch.full_like(s, abs(t1 - t0)))
+    nodes = s.new_tensor(settings.tableau.c).view(-1, *(1 for _ in shape))
+    atol = y.new_tensor(settings.atol)
+    sign = 1.0 if t1 > t0 else -1.0
+    span = Span(s + t0, sign, torch.full_like(s, abs(t1 - t0)), nodes, atol)
     t = span.time(s)
     k = field(t.to(y.dtype), y)
     if settings.first_step is None:
         with torch.no_grad():
-            order, atol = settings.tableau.error_order, y.new_tensor(settings.atol)
-            h = initial_step(field, t, y, k, span.sign, order, settings.rtol, atol, norm).abs()
+            order = settings.tableau.error_order
+            h = initial_step(field, t, y, k, sign, order, settings.rtol, atol, norm).abs()
     else:
         h = torch.full_like(s, settings.first_step)
     zeros = torch.zeros_like(s, dtype=torch.int64)
@@ -97,13 +103,11 @@ def attempt(
     remaining = span.length - carry.s
     step = torch.minimum(carry.h, remaining)
     signed = step * span.sign
-    nodes = _constant(tableau.c, step.dtype, step.device).view(-1, *(1 for _ in step.shape))
-    times = torch.addcmul(span.time(carry.s), nodes, signed).to(y.dtype).unbind()
+    times = torch.addcmul(span.time(carry.s), span.nodes, signed).to(y.dtype).unbind()
     h = signed.to(y.dtype)
     y1 = rk_step(field, times, y, h, ks)
     with torch.no_grad():
-        atol = _constant(settings.atol, y.dtype, y.device)
-        ratio = error_ratio(ks, y, y1, h, settings.rtol, atol, settings.norm).double()
+        ratio = error_ratio(ks, y, y1, h, settings.rtol, span.atol, settings.norm).double()
         accept = ratio <= 1.0
         grown = step * step_factor(ratio, carry.previous, tableau.error_order)
         arrived = accept & (step == remaining)
@@ -113,13 +117,12 @@ def attempt(
         moved = s > carry.s
         accepted, rejected = carry.accepted + moved, carry.rejected + ~accept
     y = torch.where(accept, y1, y)
-    k = torch.where(accept, ks.last(), carry.k) if tableau.fsal else field(span.time(s).to(y.dtype), y)
+    k = (
+        torch.where(accept, ks.last(), carry.k)
+        if tableau.fsal
+        else field(span.time(s).to(y.dtype), y)
+    )
     return Carry(s, y, k, next_h, previous, accepted, rejected), h, accept
-
-
-@lru_cache(maxsize=64)
-def _constant(value: float | tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def per_sample_steps(
@@ -142,12 +145,12 @@ def per_sample_steps(
             return
         if attempts % 16 == 0 and not carry.h.min().item() > smallest:
             reason = "step size underflow, or a field that returned NaN or Inf,"
-            raise SolverError(reason, *_slowest(carry, span), rms(carry.y))
+            raise SolverError(reason, *slowest(carry, span), rms(carry.y))
     reason = f"max_steps = {settings.max_steps} exceeded"
-    raise SolverError(reason, *_slowest(carry, span), rms(carry.y))
+    raise SolverError(reason, *slowest(carry, span), rms(carry.y))
 
 
-def _slowest(carry: Carry, span: Span) -> tuple[float, float]:
+def slowest(carry: Carry, span: Span) -> tuple[float, float]:
     """Time and step of the sample that is farthest from the end."""
     index = carry.s.flatten().argmin()
     return span.time(carry.s).flatten()[index].item(), carry.h.flatten()[index].item() * span.sign

@@ -55,6 +55,17 @@ class Problem:
             _check_slope(slopes, parts)
         return self.pack(slopes)
 
+    def bare(self, t: Tensor, y: Tensor) -> Tensor:
+        """:meth:`field` without the checks and the count."""
+        if not self.is_tuple:
+            return self.func(t, y)
+        return self.pack(self.func(t, self.unpack(y)))
+
+    def field_time(self, t: Tensor) -> Tensor:
+        """A time as the field takes it."""
+        t = t.detach().to(self.y0.dtype)
+        return t.expand(len(self.y0), *(1 for _ in self.y0.shape[1:])) if self.per_sample else t
+
     def pack(self, parts: tuple[Tensor, ...]) -> Tensor:
         return torch.cat([part.flatten(self.lead) for part in map(self._rows, parts)], dim=-1)
 
@@ -132,8 +143,7 @@ def make_settings(
             raise ValueError(f"options[{name!r}] must be positive, got {options[name]!r}")
     if options.get("adjoint_norm", "full") not in ("seminorm", "full"):
         raise ValueError(
-            "options['adjoint_norm'] must be 'seminorm' or 'full', "
-            f"got {options['adjoint_norm']!r}"
+            f"options['adjoint_norm'] must be 'seminorm' or 'full', got {options['adjoint_norm']!r}"
         )
     per_sample = options.pop("per_sample", False)
     settings = Settings(METHODS[method], rtol, atol, ErrorNorm(per_sample), **options)

@@ -1,14 +1,15 @@
 """Initial value problems: the steps of a solve, gathered at the output times."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nodes_tutorial.ode.control import SolverError
-from nodes_tutorial.ode.loops import Settings, adaptive_steps, fixed_steps, rms
+from nodes_tutorial.ode.gather import Gather
+from nodes_tutorial.ode.loops import Settings, adaptive_steps, fixed_steps, rms, wants_graph
 from nodes_tutorial.ode.per_sample import per_sample_steps
 from nodes_tutorial.ode.problem import Problem, State, make_settings
 from nodes_tutorial.ode.step import Step
@@ -18,90 +19,34 @@ def iterate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Ite
     """The accepted steps of a solve, whichever loop makes them."""
     counts.update(accepted=0, rejected=0)
     outputs = problem.outputs
+    if settings.compile and (settings.fixed or settings.norm.per_sample):
+        raise ValueError(
+            "options['compile'] with per_sample or fixed steps serves solves without a gradient"
+        )
     if settings.fixed:
         return fixed_steps(problem.field, problem.y0, outputs, settings, counts)
-    loop = per_sample_steps if settings.norm.per_sample else adaptive_steps
-    return loop(problem.field, problem.y0, outputs[0], outputs[-1], settings, counts)
+    if settings.norm.per_sample:
+        ends = outputs[0], outputs[-1]
+        return per_sample_steps(problem.field, problem.y0, *ends, settings, counts)
+    if settings.compile:
+        from nodes_tutorial.ode.compiled import compiled_trial
 
-
-class Wanted(NamedTuple):
-    """Outputs that one step answers: which, where in the step (None: its end), for whom."""
-
-    indices: Sequence[int]
-    theta: Tensor | None
-    mask: Tensor | None
-
-
-class Gather:
-    """Collects the states at given times from a sequence of steps.
-
-    Args:
-        problem: what is being solved.
-        times: in the order of the solve, none outside it.
-    """
-
-    def __init__(self, problem: Problem, times: list[float]):
-        self.problem = problem
-        self.sign = 1.0 if problem.outputs[-1] > problem.outputs[0] else -1.0
-        self.at_end = times.count(problem.outputs[-1])
-        self.times = times[: len(times) - self.at_end]
-        device = problem.y0.device
-        self.tensor = torch.tensor(self.times, dtype=torch.float64, device=device)
-        self.rows: list[Tensor] = [problem.y0] * len(times) if problem.per_sample else []
-        self.final = problem.y0
-
-    def add(self, step: Step) -> list[Wanted]:
-        """Take what the step has to give; returns what that was."""
-        self.final = step.y1
-        wanted = self._masked(step) if self.problem.per_sample else self._inside(step)
-        for part in wanted:
-            if part.theta is None:
-                self.rows += [step.y1] * len(part.indices)
-                continue
-            states = step.interpolate(self.problem.field, part.theta)
-            if part.mask is None:
-                self.rows.extend(states)
-                continue
-            for i, mask, state in zip(part.indices, part.mask, states, strict=True):
-                self.rows[i] = torch.where(mask, state, self.rows[i])
-        return wanted
-
-    def _inside(self, step: Step) -> list[Wanted]:
-        first = last = len(self.rows)
-        while last < len(self.times) and (self.times[last] - step.t1) * self.sign < 0.0:
-            last += 1
-        end = last
-        while end < len(self.times) and self.times[end] == step.t1:
-            end += 1
-        wanted = []
-        if last > first:
-            theta = (self.tensor[first:last] - step.t) / step.h
-            wanted.append(Wanted(range(first, last), theta, None))
-        if end > last:
-            wanted.append(Wanted(range(last, end), None, None))
-        return wanted
-
-    def _masked(self, step: Step) -> list[Wanted]:
-        if not self.times:
-            return []
-        reach = torch.stack([(step.t * self.sign).min(), (step.t1 * self.sign).max()]).tolist()
-        chosen = [
-            i for i, time in enumerate(self.times) if reach[0] < time * self.sign <= reach[1]
-        ]
-        if not chosen:
-            return []
-        time = self.tensor[chosen].view(-1, *(1 for _ in step.t.shape))
-        mask = ((time - step.t) * self.sign > 0.0) & ((time - step.t1) * self.sign <= 0.0)
-        theta = ((time - step.t) / (step.t1 - step.t)).nan_to_num(0.0, 0.0, 0.0).flatten(1)
-        return [Wanted(chosen, theta, mask)]
-
-    def result(self) -> Tensor:
-        """States at the times, shape ``(len(times), *y.shape)``."""
-        return torch.stack(self.rows[: len(self.times)] + [self.final] * self.at_end)
+        trial = compiled_trial(problem, settings)
+        return adaptive_steps(problem.field, problem.y0, outputs, settings, counts, trial)
+    ends = [outputs[0], outputs[-1]]
+    return adaptive_steps(problem.field, problem.y0, ends, settings, counts)
 
 
 def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Tensor:
     """Run a solve and return the joined states at the output times."""
+    if settings.compile and not _differentiable(problem):
+        from nodes_tutorial.ode import compiled
+
+        whole = compiled.integrate_fixed if settings.fixed else compiled.integrate_adaptive
+        y = whole(problem, settings)
+        if settings.fixed:
+            check_finite(y, problem, settings)
+        return y
     gather = Gather(problem, problem.outputs[1:])
     for step in iterate(problem, settings, counts):
         gather.add(step)
@@ -109,6 +54,11 @@ def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> T
     if settings.fixed:
         check_finite(y, problem, settings)
     return y
+
+
+def _differentiable(problem: Problem) -> bool:
+    y = problem.y0
+    return wants_graph(y, problem.field(problem.field_time(problem.t[0]), y))
 
 
 def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:

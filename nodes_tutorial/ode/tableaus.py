@@ -1,7 +1,6 @@
 """Runge–Kutta methods as data: one Butcher tableau each."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from nodes_tutorial.ode import dop853
 
@@ -31,6 +30,8 @@ class Tableau:
             of order h^4; :func:`error_ratio` joins them to an estimate of order h^8.
         extra_a: rows of stages that only the dense output needs.
         extra_c: their nodes.
+        stages: how many stages a step has, the extra ones left out.
+        fsal: whether the last stage is the first of the next step (first same as last).
 
     Chapter: def-runge-kutta
     References: Hairer, Nørsett and Wanner (1993), section II.1.
@@ -49,15 +50,13 @@ class Tableau:
     extra_a: tuple[Row, ...] = ()
     extra_c: Row = ()
 
-    @cached_property
-    def stages(self) -> int:
-        """Number of stages, the extra ones of the dense output left out."""
-        return len(self.b)
+    stages: int = field(init=False)
+    fsal: bool = field(init=False)
 
-    @cached_property
-    def fsal(self) -> bool:
-        """Whether the last stage is the first of the next step (first same as last)."""
-        return bool(self.a) and self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
+    def __post_init__(self):
+        fsal = bool(self.a) and self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
+        object.__setattr__(self, "stages", len(self.b))
+        object.__setattr__(self, "fsal", fsal)
 
 
 _EULER = Tableau("euler", 1, (), (1.0,), (0.0,), ((1.0,),), 1)
