@@ -21,6 +21,7 @@ from tools.project import BUILD, ROOT, Chapter, chapters
 CACHE = BUILD / ".jupyter_cache"
 CLAIMS = BUILD / "claims.json"
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "logical"]
+PYTEST += ["--dist", "worksteal"]
 
 
 def execute() -> int:

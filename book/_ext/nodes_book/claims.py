@@ -138,9 +138,9 @@ def number(env: BuildEnvironment, label: str) -> tuple[int, ...]:
 
 
 def table(app: Sphinx, docname: str, labels: list[str], errors: dict) -> nodes.table:
-    head = ["Statement", "Tests", "Largest measured error"]
+    head = ["Statement", "Tests, and the largest error that each measured"]
     group = nodes.tgroup(cols=len(head))
-    group += [nodes.colspec(colwidth=w) for w in (40, 35, 25)]
+    group += [nodes.colspec(colwidth=w) for w in (40, 60)]
     group += nodes.thead("", _row([[nodes.Text(text)] for text in head]))
     body = nodes.tbody()
     for label in labels:
@@ -149,12 +149,14 @@ def table(app: Sphinx, docname: str, labels: list[str], errors: dict) -> nodes.t
         uri = app.builder.get_relative_uri(docname, entry["docname"]) + f"#{label}"
         statement = [nodes.reference("", text, refuri=uri, internal=True)]
         statement += [child.deepcopy() for child in entry["title"]]
-        tests, values = nodes.line_block(), nodes.line_block()
+        tests = nodes.line_block()
         for test in app.env.book_claims.get(label, []):
             tests += nodes.line("", "", source_link(app, test))
+            values = nodes.line_block()
             for what, value in sorted(errors.get(test.node, {}).items()):
                 values += nodes.line("", f"{value:.1e} ({what})")
-        body += _row([statement, [tests], [values] if len(values) else [nodes.Text("exact")]])
+            tests += [values] if len(values) else []
+        body += _row([statement, [tests]])
     group += body
     return nodes.table("", group, classes=["statements"])
 
@@ -170,6 +172,8 @@ def _row(cells: list[list[nodes.Node]]) -> nodes.row:
 def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Replace the directive by one table for each chapter."""
     for node in list(doctree.findall(statements_node)):
+        # the titles hold formulas, which the page did not have when it was read
+        app.env.get_domain("math").data["has_equations"][docname] = True
         errors = measured(Path(app.srcdir))
         chapters: dict[str, list[str]] = {}
         for label in sorted(registry(app.env), key=lambda label: number(app.env, label)):
