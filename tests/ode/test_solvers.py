@@ -1,7 +1,10 @@
 """What the chapter on solvers claims, measured on problems with known solutions."""
 
+import ast
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -530,6 +533,30 @@ def test_against_scipy_at_equal_tolerance():
         error, other = np.abs(sol.y[-1].numpy() - true).max(), np.abs(ref.y[:, -1] - true).max()
         assert sol.nfe < 1.25 * ref.nfev
         assert error < 3 * other
+
+
+def test_recorded_numbers_of_torchdiffeq():
+    """The chapter quotes evaluations and errors of torchdiffeq 0.2.5; they are measured again."""
+    torchdiffeq = pytest.importorskip("torchdiffeq")
+    if torchdiffeq.__version__ != "0.2.5":
+        pytest.skip(f"recorded with torchdiffeq 0.2.5, here is {torchdiffeq.__version__}")
+    text = (Path(__file__).parents[2] / "book" / "ode" / "solvers.md").read_text()
+    table = re.search(r"^torchdiffeq = ({.*?^})", text, re.MULTILINE | re.DOTALL)[1]
+    recorded = ast.literal_eval(re.sub(r"#.*", "", table))
+    y0, t = torch.tensor([2.0, 0.0], dtype=F64), torch.tensor([0.0, 25.0], dtype=F64)
+    true = odeint(spiral, y0, t, rtol=1e-12, atol=1e-13, method="dopri8")[-1]
+    for method, rows in recorded.items():
+        for tolerance, (evaluations, error) in rows.items():
+            calls = 0
+
+            def func(t, y):
+                nonlocal calls
+                calls += 1
+                return spiral(t, y)
+
+            y = torchdiffeq.odeint(func, y0, t, rtol=tolerance, atol=tolerance, method=method)
+            assert abs(calls - evaluations) <= 12
+            assert abs(float((y[-1] - true).abs().max()) / error - 1) < 0.1
 
 
 # What goes wrong
