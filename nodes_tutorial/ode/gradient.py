@@ -76,7 +76,7 @@ class Checkpoint(Function):
     The forward pass keeps one state a step. The backward pass rebuilds one step at a time and
     pulls the cotangent back through it.
 
-    Chapter: thm-discrete-adjoint
+    Chapter: thm-adjoint-discrete
     """
 
     @staticmethod
