@@ -12,16 +12,17 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 
 def picard_step(
-    field: Field, u: Float[Tensor, "times *state"], t: Float[Tensor, " times"]
+    field: Field,
+    u: Float[Tensor, "times *state"],
+    t: Float[Tensor, " times"],
 ) -> Float[Tensor, "times *state"]:
-    """One Picard iteration on a grid.
+    """One Picard iteration on a grid, the integral by the trapezoidal sum.
 
-    `(Phi u)(t) = u(t_0) + integral of f(s, u(s)) ds from t_0 to t`. The integral is the trapezoidal
-    sum, so its error is of second order in the grid spacing.
+    `(Phi u)(t) = u(t_0) + integral of f(s, u(s)) ds from t_0 to t`.
 
     Args:
-        field: `f(t, y)`, called once with the grid as a batch: `t` has shape `(times, 1, ..., 1)`.
-        u: the current curve, one state per grid point; `u[0]` is the initial value.
+        field: `f(t, y)`; the grid is its batch, `t` of shape `(times, 1, ..., 1)`.
+        u: the current curve, one state per grid point; `u[0]` is the start.
         t: the grid, increasing.
 
     Returns:

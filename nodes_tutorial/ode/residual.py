@@ -24,7 +24,9 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def residual_states(
-    layers: Sequence[Layer], y: Float[Tensor, "*batch dim"], h: float
+    layers: Sequence[Layer],
+    y: Float[Tensor, "*batch dim"],
+    h: float,
 ) -> Float[Tensor, "states *batch dim"]:
     """All hidden states of a residual network.
 
@@ -148,15 +150,15 @@ class ResidualNet(nn.Module):
         return (V @ torch.tanh(W @ y.unsqueeze(-1) + b.unsqueeze(-1))).squeeze(-1)
 
     def layers(self, depth: int | None = None) -> list[Layer]:
-        """The maps `f_l`; a `depth` other than the network's own needs smooth weights."""
+        """The maps `f_l`; a depth other than the own needs smooth weights."""
         depth = self.depth if depth is None else depth
-        if self.modes is None:
-            if depth != self.depth:
-                raise ValueError(f"depth: free weights fix it to {self.depth}, got {depth}")
+        if self.modes is not None:
+            t = torch.arange(depth, dtype=self.W.dtype, device=self.W.device)
+            stacked = self.weights(t * (self.T / depth))
+        elif depth == self.depth:
             stacked = (self.V, self.W, self.b)
         else:
-            t = torch.arange(depth, dtype=self.W.dtype, device=self.W.device) * (self.T / depth)
-            stacked = self.weights(t)
+            raise ValueError(f"depth: free weights fix it to {self.depth}, got {depth}")
         sets = zip(*(p.unbind() for p in stacked), strict=True)
         return [lambda y, s=s: _branch(*s, y) for s in sets]
 

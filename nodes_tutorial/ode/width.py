@@ -49,10 +49,12 @@ def _polygon(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = len(values) - 1
     slopes = n * values.diff()
     kinks = torch.arange(n).to(values) / n
-    return torch.ones_like(kinks), -kinks, slopes.diff(prepend=slopes.new_zeros(1)), values[0]
+    bends = slopes.diff(prepend=slopes.new_zeros(1))
+    return torch.ones_like(kinks), -kinks, bends, values[0]
 
 
 def _staircase(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = len(values) - 1
     steps = torch.arange(n).to(values) + 0.5
-    return torch.full_like(steps, n), -steps, values.diff() / 2, (values[0] + values[-1]) / 2
+    middle = (values[0] + values[-1]) / 2
+    return torch.full_like(steps, n), -steps, values.diff() / 2, middle
