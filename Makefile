@@ -14,7 +14,7 @@ SOURCES := $(shell find book nodes_tutorial tests tools notebooks -type f -not -
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test serve bench unit lint notebooks address clean
+.PHONY: book test serve bench unit lint notebooks notebooks-here address clean
 .DELETE_ON_ERROR:
 
 book: $(HTML)/.stamp
@@ -42,6 +42,11 @@ lint: .venv/.stamp
 
 notebooks: .venv/.stamp
 	$(BIN)/python -m tools.notebooks
+
+# the reader notebooks in the Python that is there, and with its packages: Colab's image
+notebooks-here:
+	$(PY) -m pip install -q . nbmake pytest
+	$(PY) -m pytest -c /dev/null --rootdir=. --noconftest --nbmake --nbmake-timeout=300 notebooks
 
 address: .venv/.stamp
 	$(BIN)/python -m tools.address

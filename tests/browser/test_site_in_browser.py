@@ -1,0 +1,107 @@
+"""The built site in headless Chromium: each page in light, dark and phone; what a reader does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MODES = ("light", "dark", "phone")
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+
+def toc_pages() -> list[str]:
+    def files(entry: dict) -> list[str]:
+        below = [*entry.get("chapters", []), *entry.get("sections", [])]
+        return [entry["file"], *sum(map(files, below), [])]
+
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    found = [toc["root"]]
+    for part in toc["parts"]:
+        found += sum(map(files, part["chapters"]), [])
+    return [f"{name}.html" for name in found] + ["search.html", "genindex.html"]
+
+
+PAGES = toc_pages()
+CHAPTER = "book/ode/adjoint.html"
+
+
+@pytest.fixture(scope="session")
+def looks(node):
+    return node("pages.mjs", *PAGES)
+
+
+@pytest.fixture(scope="session")
+def actions(node):
+    return node("actions.mjs", CHAPTER, slider_page())
+
+
+def slider_page() -> str:
+    for page in PAGES:
+        if 'type="range"' in (ROOT / "_build" / "html" / page).read_text(encoding="utf-8"):
+            return page
+    pytest.fail("no page has a slider")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("mode", MODES)
+def test_page(looks, page, mode):
+    look = looks[page][mode]
+    assert "failed" not in look, look
+    assert look["console"] == [], "errors on the console, or violations of the policy"
+    assert look["external"] == [], "requests to another host"
+    assert look["missing"] == [], "files that are not there"
+    assert look["formulas"]["broken"] == [], "formulas with an error"
+    assert look["formulas"]["raw"] == [], "formulas that were not rendered"
+    assert look["overflow"] is None, "the page scrolls sideways"
+    assert look["violations"] == [], "accessibility (axe)"
+
+
+def test_chapters_hold_formulas(looks):
+    """The checks above would pass on a page whose formulas were never found."""
+    assert looks[CHAPTER]["light"]["formulas"]["count"] > 100
+
+
+@pytest.fixture
+def done(actions, request):
+    result = actions[request.param]
+    assert "failed" not in result, result
+    assert result["console"] == [] and result["external"] == [], result
+    return result["value"]
+
+
+@pytest.mark.parametrize("done", ["theme"], indirect=True)
+def test_theme_switch(done):
+    assert set(done) == {"light", "dark"}, done
+
+
+@pytest.mark.parametrize("done", ["search"], indirect=True)
+def test_search_finds_adjoint(done):
+    assert any("Gradients through a solver" in title for title in done), done
+
+
+@pytest.mark.parametrize("done", ["search box"], indirect=True)
+def test_search_box_leads_to_results(done):
+    assert done > 0
+
+
+@pytest.mark.parametrize("done", ["print"], indirect=True)
+def test_print_button_is_bound(done):
+    assert done == 1
+
+
+@pytest.mark.parametrize("done", ["menu"], indirect=True)
+def test_menu_opens_on_a_phone(done):
+    assert done > 5
+
+
+@pytest.mark.parametrize("done", ["slider"], indirect=True)
+def test_slider_moves(done):
+    assert done["before"] != done["after"]
+
+
+@pytest.mark.parametrize("done", ["solution"], indirect=True)
+def test_solution_unfolds(done):
+    assert done["before"] != done["after"]
