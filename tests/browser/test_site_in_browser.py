@@ -13,15 +13,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 def toc_pages() -> list[str]:
-    def files(entry: dict) -> list[str]:
-        below = [*entry.get("chapters", []), *entry.get("sections", [])]
-        return [entry["file"], *sum(map(files, below), [])]
-
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    found = [toc["root"]]
-    for part in toc["parts"]:
-        found += sum(map(files, part["chapters"]), [])
-    return [f"{name}.html" for name in found] + ["search.html", "genindex.html"]
+    waiting = [{"file": toc["root"]}, *toc["parts"]]
+    found = []
+    while waiting:
+        entry = waiting.pop(0)
+        waiting += [*entry.get("chapters", []), *entry.get("sections", [])]
+        found += [f"{entry['file']}.html"] if "file" in entry else []
+    return [*found, "search.html", "genindex.html"]
 
 
 PAGES = toc_pages()

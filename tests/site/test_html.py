@@ -85,11 +85,8 @@ def test_boxes_link_to_the_lines_of_their_tests(pages):
     assert tests
     everything = "\n".join(pages.values())
     for label, checks in tests.items():
-        box = re.search(
-            rf'<div class="proof [^"]*" id="{label}">(.*?)<p class="checked-by">(.*?)</p>',
-            everything,
-            re.S,
-        )
+        pattern = rf'<div class="proof [^"]*" id="{label}">(.*?)<p class="checked-by">(.*?)</p>'
+        box = re.search(pattern, everything, re.S)
         assert box, label
         for check in checks:
             assert f"{address().source(check.path)}#L{check.line}" in unescape(box[2])
