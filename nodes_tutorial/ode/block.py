@@ -21,7 +21,9 @@ class ODEBlock(nn.Module):
         options: as for ``odeint``.
 
     Attributes:
-        nfe_forward: evaluations of the field in the last call.
+        nfe_forward: evaluations of the field by the last call's solve. Before that solve,
+            ``"checkpoint"`` and ``"adjoint"`` spend one more to see which tensors the field
+            uses; it is not counted.
         nfe_backward: evaluations since then: those of the adjoint solve, or those that
             ``"checkpoint"`` repeats; 0 for ``"direct"``, which only walks the recorded graph.
 
@@ -56,7 +58,7 @@ class ODEBlock(nn.Module):
 
     def forward(self, y0: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
         """Integrate from t = 0 to t = 1."""
-        self._calls = 0
+        self._calls = 0 if self.gradient == "direct" else -1
         y = odeint(
             self._counted,
             y0,

@@ -81,7 +81,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.shortcut = nn.Conv2d(width, width, 1, stride, bias=False) if stride > 1 else None
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "batch channels _ _"]:
         """Add the block's update, or halve the size."""
         out = torch.relu(self.norm1(x))
         kept = x if self.shortcut is None else self.shortcut(out)
