@@ -166,6 +166,8 @@ class Converter:
         path = relative(item.argument, self.chapter)
         config = SimpleNamespace(source_encoding="utf-8-sig")
         options = {k: v for k, v in item.options.items() if k not in ("caption", "name")}
+        if "dedent" in options:
+            options["dedent"] = int(options["dedent"]) if options["dedent"] else None
         code, _ = LiteralIncludeReader(str(ROOT / path), options, config).read()
         what = f", `{options['pyobject']}`" if "pyobject" in options else ""
         source = f"From the package: [`{path}`]({address().source(path)}){what}."
