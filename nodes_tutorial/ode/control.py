@@ -102,6 +102,9 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
 
     .. math:: 0.9\, r_n^{-0.85/(q+1)}\, r_{n-1}^{0.2/(q+1)} \quad\text{within } [0.2, 10]
 
+    Eight bits of a factor are enough. A tensor is rounded to them because the last bits of a power
+    depend on an entry's place in its tensor, and a sample must not feel its batch mates.
+
     Args:
         ratio: error ratio of the step just tried.
         previous: error ratio of the last accepted step.
@@ -117,7 +120,7 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
         factor = SAFETY * max(ratio, 1e-10) ** -alpha * max(previous, 1e-4) ** beta
         return min(GROW, max(SHRINK, factor))
     factor = SAFETY * ratio.clamp(min=1e-10) ** -alpha * previous.clamp(min=1e-4) ** beta
-    return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW)
+    return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW).bfloat16()
 
 
 def initial_step(
@@ -155,4 +158,4 @@ def initial_step(
     steepest = torch.maximum(slope, curve)
     by_curve = (0.01 / steepest.clamp(min=1e-15)) ** (1 / (order + 1))
     step = torch.where(steepest <= 1e-15, (trial * 1e-3).clamp(min=1e-6), by_curve)
-    return direction * torch.minimum(100 * trial, step)
+    return direction * torch.minimum(100 * trial, step).bfloat16().double()

@@ -1,6 +1,5 @@
 """What the user asked for, checked once and brought to the form the loops work on."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ class Problem:
     wrapped to match, and its evaluations are counted in ``nfe``.
     """
 
-    def __init__(self, func: Callable, y0: State, t: Tensor, per_sample: bool = False):
+    def __init__(self, func, y0, t, per_sample=False):
+        """Check the arguments' types and shapes; hence no annotations here."""
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
         self.func, self.nfe, self.per_sample = func, 0, per_sample
@@ -81,7 +81,7 @@ class Problem:
         return tuple(p.reshape((*ahead, *s)) for p, s in zip(pieces, self.shapes, strict=True))
 
 
-def _check_state(parts: tuple[Tensor, ...], per_sample: bool) -> None:
+def _check_state(parts, per_sample) -> None:
     if not parts or not all(isinstance(part, Tensor) for part in parts):
         raise TypeError("y0 must be a tensor or a non-empty tuple of tensors")
     first = parts[0]
@@ -100,7 +100,7 @@ def _check_state(parts: tuple[Tensor, ...], per_sample: bool) -> None:
             )
 
 
-def _check_times(t: Tensor) -> None:
+def _check_times(t) -> None:
     if not isinstance(t, Tensor) or not t.is_floating_point():
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"t must be a floating-point tensor, got {kind}")

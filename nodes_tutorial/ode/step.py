@@ -199,18 +199,26 @@ class Step:
             for i, time in enumerate(times):
                 stage = ks.combine(base, self.h, tableau.stages + 1 + i)
                 ks.put(tableau.stages + i, field(time, stage))
-        weights = dense_weights(tableau, theta).to(y.dtype)
-        stages = ks.stacked()
+        weights, stages = dense_weights(tableau, theta).to(y.dtype), ks.stacked()
         if theta.dim() == 1:
-            total = weights @ stages.reshape(len(stages), -1)
-        else:
-            flat = stages.reshape(*stages.shape[:2], -1)
-            total = torch.einsum("mbs,sbn->mbn", weights, flat)
-        return y + self.h * total.view(len(theta), *y.shape)
+            total = (weights.t() @ stages.reshape(len(stages), -1)).view(-1, *y.shape)
+        else:  # one by one: sums whose order does not depend on the size of the batch
+            weights = weights.view(*weights.shape, *(1 for _ in y.shape[1:]))
+            total = torch.zeros_like(y)
+            for weight, k in zip(weights, stages, strict=True):
+                total = total + weight * k
+        return y + self.h * total
 
 
 def dense_weights(tableau: Tableau, theta: Tensor) -> Tensor:
-    r"""The weights :math:`b_i(\theta)`, shape ``(*theta.shape, stages)``."""
-    dense = torch.tensor(tableau.dense, dtype=theta.dtype, device=theta.device)
-    powers = torch.arange(1, dense.shape[1] + 1, device=theta.device)
-    return theta.unsqueeze(-1) ** powers @ dense.t()
+    r"""The weights :math:`b_i(\theta)`, shape ``(stages, *theta.shape)``, by Horner's rule."""
+    columns = _dense_columns(tableau, theta.dtype, theta.device)
+    total = theta * 0.0
+    for column in reversed(columns):
+        total = (total + column.view(-1, *(1 for _ in theta.shape))) * theta
+    return total
+
+
+@lru_cache(maxsize=64)
+def _dense_columns(tableau: Tableau, dtype: torch.dtype, device: torch.device):
+    return torch.tensor(tableau.dense, dtype=dtype, device=device).unbind(1)
