@@ -81,9 +81,10 @@ class Checkpoint(Function):
 
     @staticmethod
     def forward(ctx, problem: Problem, settings: Settings, y0: Tensor, *parameters: Tensor):
-        ctx.problem, ctx.tableau, ctx.parameters = problem, settings.tableau, parameters
+        ctx.problem, ctx.tableau = problem, settings.tableau
+        ctx.save_for_backward(*parameters)
         gather, ctx.record = Gather(problem, problem.outputs[1:]), []
-        for step in iterate(problem, settings, {}):
+        for step in iterate(problem, replace(settings, term_by_term=True), {}):
             wanted = gather.add(step)
             step.ks = None
             ctx.record.append((step, wanted))
@@ -95,15 +96,18 @@ class Checkpoint(Function):
     def backward(ctx, grad: Tensor):
         cotangents = grad[1:]
         a = cotangents[len(cotangents) - ctx.at_end :].sum(0)
-        totals = [torch.zeros_like(p) for p in ctx.parameters]
+        parameters = ctx.saved_tensors
+        totals = [torch.zeros_like(p) for p in parameters]
         for step, wanted in reversed(ctx.record):
-            a, *parts = _pull_back(ctx, step, wanted, a, cotangents)
+            a, *parts = _pull_back(ctx, parameters, step, wanted, a, cotangents)
             if totals:
                 torch._foreach_add_(totals, parts)
         return None, None, a + grad[0], *totals
 
 
-def _pull_back(ctx, step: Step, wanted: list[Wanted], a: Tensor, cotangents: Tensor):
+def _pull_back(
+    ctx, parameters, step: Step, wanted: list[Wanted], a: Tensor, cotangents: Tensor
+) -> list[Tensor]:
     """Cotangents of a step's initial state and of the parameters."""
     field = ctx.problem.field
     inner = [part for part in wanted if part.theta is not None]
@@ -123,7 +127,7 @@ def _pull_back(ctx, step: Step, wanted: list[Wanted], a: Tensor, cotangents: Ten
     for part in inner:
         grad = cotangents[list(part.indices)]
         grads.append(grad if part.mask is None else grad * part.mask)
-    return _vjp(outputs, (y, *ctx.parameters), grads)
+    return _vjp(outputs, (y, *parameters), grads)
 
 
 class Adjoint(Function):

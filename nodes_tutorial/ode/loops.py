@@ -32,7 +32,11 @@ from nodes_tutorial.ode.tableaus import Tableau
 
 @dataclass
 class Settings:
-    """What a loop needs to know beside the problem."""
+    """What a loop needs to know beside the problem.
+
+    ``term_by_term`` combines stages in the order of backpropagation even where no graph is wanted:
+    a solve without a graph then takes, to the last bit, the steps of one with a graph.
+    """
 
     tableau: Tableau
     rtol: float
@@ -43,6 +47,7 @@ class Settings:
     max_steps: int = 100_000
     compile: bool = False
     adjoint_norm: str = "seminorm"
+    term_by_term: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -100,7 +105,7 @@ def adaptive_steps(
     atol = y.new_tensor(settings.atol)
     k = field(start.to(y.dtype), y)
     graph = wants_graph(y, k)
-    ks = new_stages(tableau, k, graph or trial is not None)
+    ks = new_stages(tableau, k, graph or settings.term_by_term or trial is not None)
     trial = trial or eager_trial(field, settings, graph)
     if settings.first_step is None:
         with torch.no_grad():
@@ -171,7 +176,7 @@ def fixed_steps(
     for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
         if ks is None:
             k = field(row[0], y)
-            ks = new_stages(tableau, k, wants_graph(y, k))
+            ks = new_stages(tableau, k, settings.term_by_term or wants_graph(y, k))
         elif tableau.fsal:
             ks.roll()
         else:

@@ -134,7 +134,8 @@ def per_sample_steps(
     """
     carry, span = begin(field, y, t0, t1, settings)
     smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
-    ks = new_stages(settings.tableau, carry.k, wants_graph(y, carry.k))
+    graph = settings.term_by_term or wants_graph(y, carry.k)
+    ks = new_stages(settings.tableau, carry.k, graph)
     for attempts in range(1, settings.max_steps + 1):
         before = carry
         carry, h, accept = attempt(field, ks, before, span, settings)
