@@ -172,7 +172,7 @@ class ResidualNet(nn.Module):
         return self.states(y)[-1]
 
     def inverse(self, z: Float[Tensor, "*batch dim"], **options) -> Float[Tensor, "*batch dim"]:
-        """The input whose output is `z`, layer by layer with `invert_layer` (needs `h K < 1`)."""
+        """The input whose output is `z`; needs `h K < 1`."""
         for f in reversed(self.layers()):
             z = invert_layer(f, z, self.T / self.depth, **options)
         return z
