@@ -34,7 +34,6 @@ PLACES = {
     ],
     "README.md": [
         (r"git\+(https://github\.com/[\w.-]+/[\w-]+)@", "repository"),
-        (r"git clone (\S+)", "repository"),
         (r"\]\((https://[\w.-]+\.github\.io/[\w-]+)", "site"),
         (r"colab\.research\.google\.com/github/([\w.-]+/[\w-]+)/", "slug"),
     ],

@@ -67,7 +67,7 @@ def section(module: ModuleType, names: list[str]) -> Iterator[str]:
         elif callable(value):
             yield f".. autofunction:: {module.__name__}.{name}\n"
         else:
-            yield f".. py:data:: {module.__name__}.{name}\n   :type: {type(value).__name__}\n"
+            yield f".. py:data:: {name}\n   :type: {type(value).__name__}\n"
     yield "```\n"
 
 

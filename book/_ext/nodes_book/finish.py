@@ -51,8 +51,11 @@ REPAIRS = [
     (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
     (re.compile(r'(<button[^>]*theme-switch-button[^>]*?) aria-label="Color mode"'), r"\1"),
     (re.compile(r'(<summary)(><span class="toctree-toggle")'), r'\1 aria-label="Subpages"\2'),
-    # a bibliography entry is a list item to ARIA, and here it is not one
+    # roles that need a parent or children which are not there
     (re.compile(r'(<div class="citation"[^>]*?) role="doc-biblioentry"'), r"\1"),
+    (re.compile(r'<div role="list" (class="citation-list")'), r"<div \1"),
+    # a header cell says something
+    (re.compile(r'<th class="head([^"]*)">\s*(?:<p></p>)?\s*</th>'), r'<td class="head\1"></td>'),
     # handlers in attributes are not allowed by the policy; book/_static/site.js binds these
     (re.compile(r'onclick="(window\.print|toggleFullScreen)\(\)"'), r'data-do="\1"'),
     # all content lies in a landmark
