@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ class Wanted(NamedTuple):
     """Outputs that one step answers: which, where in the step (None: its end), for whom."""
 
     indices: Sequence[int]
-    theta: Tensor | None
+    theta: np.ndarray | Tensor | None
     mask: Tensor | None
 
 
@@ -31,8 +32,6 @@ class Gather:
         self.sign = 1.0 if problem.outputs[-1] > problem.outputs[0] else -1.0
         self.at_end = times.count(problem.outputs[-1])
         self.times = times[: len(times) - self.at_end]
-        device = problem.y0.device
-        self.tensor = torch.tensor(self.times, dtype=torch.float64, device=device)
         self.rows: list[Tensor] = [problem.y0] * len(times) if problem.per_sample else []
         self.final = problem.y0
 
@@ -54,6 +53,8 @@ class Gather:
 
     def _inside(self, step: Step) -> list[Wanted]:
         first = last = len(self.rows)
+        if first == len(self.times) or (self.times[first] - step.t1) * self.sign > 0.0:
+            return []
         while last < len(self.times) and (self.times[last] - step.t1) * self.sign < 0.0:
             last += 1
         end = last
@@ -61,7 +62,7 @@ class Gather:
             end += 1
         wanted = []
         if last > first:
-            theta = (self.tensor[first:last] - step.t) / step.h
+            theta = (np.array(self.times[first:last]) - step.t) / step.h
             wanted.append(Wanted(range(first, last), theta, None))
         if end > last:
             wanted.append(Wanted(range(last, end), None, None))
@@ -74,7 +75,8 @@ class Gather:
         chosen = [i for i, time in enumerate(self.times) if reach[0] < time * self.sign <= reach[1]]
         if not chosen:
             return []
-        time = self.tensor[chosen].view(-1, *(1 for _ in step.t.shape))
+        time = step.t.new_tensor([self.times[i] for i in chosen])
+        time = time.view(-1, *(1 for _ in step.t.shape))
         mask = ((time - step.t) * self.sign > 0.0) & ((time - step.t1) * self.sign <= 0.0)
         theta = ((time - step.t) / (step.t1 - step.t)).nan_to_num(0.0, 0.0, 0.0).flatten(1)
         return [Wanted(chosen, theta, mask)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -181,44 +182,35 @@ class Step:
         self.ks = ks
         return self
 
-    def interpolate(self, field: Field, theta: Tensor) -> Tensor:
+    def interpolate(self, field: Field, theta: np.ndarray | Tensor) -> Tensor:
         r"""Dense output :math:`y_0 + h \sum_i b_i(\theta) k_i`.
 
         Args:
             field: ``f(t, y)``, for the stages that only the dense output needs.
-            theta: fractions of the step, float64, shape ``(m,)``, or ``(m, batch)`` where each
-                sample has its own step.
+            theta: fractions of the step, float64, an array of shape ``(m,)``, or a tensor of
+                shape ``(m, batch)`` where each sample has its own step.
 
         Returns:
             States, shape ``(m, *y.shape)``.
         """
         ks, tableau, y = self.ks, self.ks.tableau, self.y0
-        base = ks.base(y, self.h)
         if tableau.extra_c:
+            base = ks.base(y, self.h)
             times = stage_times(self.t, self.h, tableau.extra_c, y)
             for i, time in enumerate(times):
                 stage = ks.combine(base, self.h, tableau.stages + 1 + i)
                 ks.put(tableau.stages + i, field(time, stage))
-        weights, stages = dense_weights(tableau, theta).to(y.dtype), ks.stacked()
-        if theta.dim() == 1:
-            total = (weights.t() @ stages.reshape(len(stages), -1)).view(-1, *y.shape)
+        stages = ks.stacked()
+        if isinstance(theta, np.ndarray):
+            powers = theta[:, None] ** np.arange(1, 1 + len(tableau.dense[0]))
+            weights = torch.from_numpy(powers @ tableau.dense_matrix.T).to(y)
+            total = (weights @ stages.reshape(len(stages), -1)).view(-1, *y.shape)
         else:  # one by one: sums whose order does not depend on the size of the batch
-            weights = weights.view(*weights.shape, *(1 for _ in y.shape[1:]))
             total = torch.zeros_like(y)
-            for weight, k in zip(weights, stages, strict=True):
-                total = total + weight * k
+            for row, k in zip(tableau.dense, stages, strict=True):
+                weight = torch.zeros_like(theta)
+                for coefficient in reversed(row):
+                    weight = (weight + coefficient) * theta
+                weight = weight.view(*theta.shape, *(1 for _ in y.shape[1:]))
+                total = total + weight.to(y.dtype) * k
         return y + self.h * total
-
-
-def dense_weights(tableau: Tableau, theta: Tensor) -> Tensor:
-    r"""The weights :math:`b_i(\theta)`, shape ``(stages, *theta.shape)``, by Horner's rule."""
-    columns = _dense_columns(tableau, theta.dtype, theta.device)
-    total = theta * 0.0
-    for column in reversed(columns):
-        total = (total + column.view(-1, *(1 for _ in theta.shape))) * theta
-    return total
-
-
-@lru_cache(maxsize=64)
-def _dense_columns(tableau: Tableau, dtype: torch.dtype, device: torch.device):
-    return torch.tensor(tableau.dense, dtype=dtype, device=device).unbind(1)

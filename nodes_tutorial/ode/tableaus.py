@@ -1,6 +1,8 @@
 """Runge–Kutta methods as data: one Butcher tableau each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from nodes_tutorial.ode import dop853
 
@@ -31,6 +33,7 @@ class Tableau:
         extra_a: rows of stages that only the dense output needs.
         extra_c: their nodes.
         stages: how many stages a step has, the extra ones left out.
+        dense_matrix: ``dense`` as an array.
         fsal: whether the last stage is the first of the next step (first same as last).
 
     Chapter: def-runge-kutta
@@ -52,11 +55,13 @@ class Tableau:
 
     stages: int = field(init=False)
     fsal: bool = field(init=False)
+    dense_matrix: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         fsal = bool(self.a) and self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
         object.__setattr__(self, "stages", len(self.b))
         object.__setattr__(self, "fsal", fsal)
+        object.__setattr__(self, "dense_matrix", np.array(self.dense))
 
 
 _EULER = Tableau("euler", 1, (), (1.0,), (0.0,), ((1.0,),), 1)
@@ -68,17 +73,7 @@ _MIDPOINT = Tableau(
 _HEUN_DENSE = ((1.0, -1 / 2), (0.0, 1 / 2))
 _HEUN = Tableau("heun", 2, ((1.0,),), (1 / 2, 1 / 2), (0.0, 1.0), _HEUN_DENSE, 2)
 
-_ADAPTIVE_HEUN = Tableau(
-    "adaptive_heun",
-    2,
-    ((1.0,),),
-    (1 / 2, 1 / 2),
-    (0.0, 1.0),
-    _HEUN_DENSE,
-    2,
-    b_error=(-1 / 2, 1 / 2),
-    error_order=1,
-)
+_ADAPTIVE_HEUN = replace(_HEUN, name="adaptive_heun", b_error=(-1 / 2, 1 / 2), error_order=1)
 
 _RK4 = Tableau(
     "rk4",
