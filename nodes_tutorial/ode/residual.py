@@ -171,7 +171,11 @@ class ResidualNet(nn.Module):
         """The last state `y_L`."""
         return self.states(y)[-1]
 
-    def inverse(self, z: Float[Tensor, "*batch dim"], **options) -> Float[Tensor, "*batch dim"]:
+    def inverse(
+        self,
+        z: Float[Tensor, "*batch dim"],
+        **options,
+    ) -> Float[Tensor, "*batch dim"]:
         """The input whose output is `z`; needs `h K < 1`."""
         for f in reversed(self.layers()):
             z = invert_layer(f, z, self.T / self.depth, **options)
