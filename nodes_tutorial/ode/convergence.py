@@ -12,25 +12,27 @@ __all__ = ["Constants", "euler_error_bound", "field_constants"]
 
 
 class Constants(NamedTuple):
-    """The three numbers the Euler bound needs; see `euler_error_bound`."""
+    """The three numbers that ``euler_error_bound`` needs."""
 
     K: float
-    """Lipschitz constant of `f` in `y`."""
+    """Lipschitz constant of f in y."""
     lam: float
-    """Lipschitz constant of `f` in `t`, on the ball that the solutions stay in."""
+    """Lipschitz constant of f in t, on the ball that the solutions stay in."""
     M: float
-    """Bound of `|f|`."""
+    """Bound of the norm of f."""
 
 
 def euler_error_bound(constants: Constants, depth: int, T: float = 1.0) -> float:
-    """Largest possible distance between the residual network and its differential equation.
+    r"""Largest possible distance between the residual network and its differential equation.
 
-    `max_l |y_l - y(t_l)| <= h (lam + K M) / 2 * (e^{K T} - 1) / K` with `h = T / L`; for `K = 0`
-    the last factor is `T`.
+    .. math:: \max_l |y_l - y(t_l)| \le
+        \frac{T}{L} \, \frac{\Lambda + K M}{2} \, \frac{e^{KT} - 1}{K}
+
+    For K = 0 the last factor is T.
 
     Args:
-        constants: `K`, `lam`, `M` of the field.
-        depth: number of layers `L`.
+        constants: K, lam (the Λ of the formula) and M of the field.
+        depth: number of layers L.
         T: length of the time interval.
 
     Returns:
@@ -50,19 +52,22 @@ def euler_error_bound(constants: Constants, depth: int, T: float = 1.0) -> float
 
 @torch.no_grad()
 def field_constants(net: ResidualNet, radius: float, grid: int = 2001) -> Constants:
-    """`K`, `lam`, `M` of the field of a residual network with smooth weights, on a ball.
+    r"""The constants of the field of a residual network with smooth weights, on a ball.
 
-    `K = max |V| |W|`, `M = max |V| sqrt(width)` and `lam = max |V'| sqrt(width) + max |V| (max |W'|
-    radius + max |b'|)`, maxima over `[0, T]`. They are taken on a grid and raised by the most that
-    the curve can rise between two grid points, so they are true upper bounds.
+    .. math:: K = |V| |W|, \quad M = |V| \sqrt m, \quad
+        \Lambda = |V|' \sqrt m + |V| (|W|' R + |b|')
+
+    Here :math:`|A|` is the maximum over [0, T] of the norm of A(t), :math:`|A|'` a Lipschitz
+    constant of A, m the width and R the radius. The maxima are taken on a grid and raised by the
+    most that the curve can rise between two grid points, so they are true upper bounds.
 
     Args:
-        net: a network with `modes`.
-        radius: bound of `|y|` along the solutions; `|y_0| + M T` always serves.
+        net: a network with ``modes``.
+        radius: bound of the norm of the solutions; that of the start plus MT always serves.
         grid: number of grid points.
 
     Returns:
-        The constants for `euler_error_bound`.
+        The constants for ``euler_error_bound``.
 
     Chapter: lem-residual-constants
 

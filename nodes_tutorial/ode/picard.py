@@ -16,13 +16,13 @@ def picard_step(
     u: Float[Tensor, "times *state"],
     t: Float[Tensor, " times"],
 ) -> Float[Tensor, "times *state"]:
-    """One Picard iteration on a grid, the integral by the trapezoidal sum.
+    r"""One Picard iteration on a grid, the integral by the trapezoidal sum.
 
-    `(Phi u)(t) = u(t_0) + integral of f(s, u(s)) ds from t_0 to t`.
+    .. math:: \Phi(u)(t) = u(t_0) + \int_{t_0}^t f(s, u(s)) \, ds
 
     Args:
-        field: `f(t, y)`; the grid is its batch, `t` of shape `(times, 1, ..., 1)`.
-        u: the current curve, one state per grid point; `u[0]` is the start.
+        field: f(t, y); the grid is its batch, t of shape (times, 1, ..., 1).
+        u: the current curve, one state per grid point, the start first.
         t: the grid, increasing.
 
     Returns:

@@ -1,7 +1,7 @@
 """Residual networks read as Euler steps of a differential equation.
 
-A residual network adds a small correction per layer, `y <- y + h f_l(y)`. With `h = T / L` and
-layers that vary smoothly with depth this is Euler's method for `y' = f(t, y)`.
+A residual network adds a small correction per layer. With h = T/L and layers that vary smoothly
+with depth this is Euler's method for y' = f(t, y).
 """
 
 import math
@@ -28,17 +28,17 @@ def residual_states(
     y: Float[Tensor, "*batch dim"],
     h: float,
 ) -> Float[Tensor, "states *batch dim"]:
-    """All hidden states of a residual network.
+    r"""All hidden states of a residual network.
 
-    `y_{l+1} = y_l + h f_l(y_l)`, `l = 0, ..., L - 1`.
+    .. math:: y_{l+1} = y_l + h f_l(y_l), \quad l = 0, \dots, L - 1
 
     Args:
-        layers: the `L` maps `f_l`; each keeps the shape of its input.
-        y: the input `y_0`, one row per sample.
-        h: the step, `T / L`; `h = 1` is the usual residual network.
+        layers: the L maps f_l; each keeps the shape of its input.
+        y: the input, one row per sample.
+        h: the step, T/L; 1 is the usual residual network.
 
     Returns:
-        The `L + 1` states `y_0, ..., y_L`, stacked in front.
+        The L + 1 states, the input first.
 
     Chapter: def-residual-network
 
@@ -54,19 +54,21 @@ def residual_states(
 
 
 def sample_layers(field: Field, depth: int, like: Tensor, T: float = 1.0) -> list[Layer]:
-    """The layers `f_l(y) = f(t_l, y)`, `t_l = l T / L`, of a time-dependent field.
+    r"""The layers of a residual network as samples of a time-dependent field.
+
+    .. math:: f_l(y) = f(t_l, y), \quad t_l = l T / L
 
     Args:
-        field: `f(t, y)` with `t` a scalar tensor, as `odeint` calls it.
-        depth: number of layers `L`.
+        field: f(t, y) with t a scalar tensor, as ``odeint`` calls it.
+        depth: number of layers L.
         like: a tensor whose dtype and device the times take.
-        T: end of the time interval `[0, T]`.
+        T: end of the time interval [0, T].
 
     Returns:
-        `L` maps for `residual_states`.
+        L maps for ``residual_states``.
 
     Raises:
-        ValueError: if `depth` is not positive.
+        ValueError: ``depth`` is not positive.
 
     Chapter: thm-residual-euler
 
@@ -82,22 +84,29 @@ def sample_layers(field: Field, depth: int, like: Tensor, T: float = 1.0) -> lis
 
 
 class ResidualNet(nn.Module):
-    """A residual network of depth `L` on `[0, T]` with tanh layers.
+    r"""A residual network of depth L on [0, T] with tanh layers.
 
-    `y_{l+1} = y_l + h f_l(y_l)`, `f_l(y) = V_l tanh(W_l y + b_l)`, `h = T / L`.
+    .. math:: y_{l+1} = y_l + \tfrac{T}{L} f_l(y_l), \quad f_l(y) = V_l \tanh(W_l y + b_l)
 
-    With `modes=None` every layer has free weights. With `modes=m` the weights are samples of a
-    smooth curve: `theta_l = theta(t_l)`, `theta(t) = sum_{k<m} theta_k cos(pi k t / T)`. Then the
-    same parameters make a network of any depth, and `field` is the vector field of its limit.
+    With ``modes=None`` every layer has free weights. With ``modes=m`` the weights are samples of a
+    smooth curve at the times lT/L,
+
+    .. math:: \theta(t) = \sum_{k=0}^{m-1} \theta_k \cos(\pi k t / T).
+
+    Then the same parameters make a network of any depth, and ``field`` is the vector field of its
+    limit.
 
     Args:
         dim: size of the state.
         width: hidden units per layer.
-        depth: number of layers `L`.
+        depth: number of layers L.
         T: length of the time interval.
         modes: number of cosine modes of the weights, or None for free weights.
         scale: factor on the initial weights.
-        generator: source of the initial weights.
+        generator: source of the initial weights; None means PyTorch's global one.
+
+    Raises:
+        ValueError: a size below 1.
 
     Chapter: def-residual-network
 
@@ -135,7 +144,7 @@ class ResidualNet(nn.Module):
         self.V = normal(dim, width, fan_in=width)
 
     def weights(self, t: Float[Tensor, "*times"]) -> tuple[Tensor, Tensor, Tensor]:
-        """The curve `theta(t) = (V(t), W(t), b(t))`, one set of weights per entry of `t`."""
+        """The weights (V(t), W(t), b(t)), one set for each entry of ``t``."""
         if self.modes is None:
             raise ValueError("free weights are no curve in t; build the network with modes=...")
         k = torch.arange(self.modes, dtype=t.dtype, device=t.device)
@@ -143,14 +152,14 @@ class ResidualNet(nn.Module):
         return tuple(torch.tensordot(basis, p, dims=1) for p in (self.V, self.W, self.b))
 
     def field(self, t: Tensor, y: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """The vector field `V(t) tanh(W(t) y + b(t))`; `t` a scalar or of shape `(batch, 1)`."""
+        """The field V(t) tanh(W(t) y + b(t)); ``t`` is 0-d or has shape (batch, 1)."""
         if t.dim() == 0:
             return _branch(*self.weights(t), y)
         V, W, b = self.weights(t[..., 0])
         return (V @ torch.tanh(W @ y.unsqueeze(-1) + b.unsqueeze(-1))).squeeze(-1)
 
     def layers(self, depth: int | None = None) -> list[Layer]:
-        """The maps `f_l`; a depth other than the own needs smooth weights."""
+        """The maps f_l; a depth other than the own needs smooth weights."""
         depth = self.depth if depth is None else depth
         if self.modes is not None:
             t = torch.arange(depth, dtype=self.W.dtype, device=self.W.device)
@@ -163,12 +172,12 @@ class ResidualNet(nn.Module):
         return [lambda y, s=s: _branch(*s, y) for s in sets]
 
     def states(self, y: Float[Tensor, "*batch dim"], depth: int | None = None) -> Tensor:
-        """All states, shape `(depth + 1, *batch, dim)`."""
+        """All states, of shape (depth + 1, ..., dim)."""
         layers = self.layers(depth)
         return residual_states(layers, y, self.T / len(layers))
 
     def forward(self, y: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """The last state `y_L`."""
+        """The last state."""
         return self.states(y)[-1]
 
     def inverse(
@@ -176,7 +185,7 @@ class ResidualNet(nn.Module):
         z: Float[Tensor, "*batch dim"],
         **options,
     ) -> Float[Tensor, "*batch dim"]:
-        """The input whose output is `z`; needs `h K < 1`."""
+        """The input whose output is z; needs hK < 1."""
         for f in reversed(self.layers()):
             z = invert_layer(f, z, self.T / self.depth, **options)
         return z
@@ -189,22 +198,24 @@ def _branch(V: Tensor, W: Tensor, b: Tensor, y: Tensor) -> Tensor:
 def invert_layer(
     f: Layer, z: Float[Tensor, "*batch dim"], h: float, *, tol: float = 1e-12, max_iter: int = 1000
 ) -> Float[Tensor, "*batch dim"]:
-    """The `y` with `y + h f(y) = z`, by the fixed point iteration `y <- z - h f(y)`.
+    r"""The solution y of :math:`y + h f(y) = z`, by the fixed point iteration.
 
-    The error shrinks by the factor `h K < 1` per iteration, `K` the Lipschitz constant of `f`.
+    .. math:: y \leftarrow z - h f(y)
+
+    The error shrinks by the factor hK < 1 per iteration, K the Lipschitz constant of f.
 
     Args:
         f: the residual branch.
         z: the layer's output.
         h: the step.
-        tol: stop when no entry moves by more than `tol`.
+        tol: stop when no entry moves by more than this.
         max_iter: give up after so many iterations.
 
     Returns:
         The layer's input.
 
     Raises:
-        RuntimeError: if `max_iter` is reached: `h K >= 1`, or `tol` is below rounding.
+        RuntimeError: ``max_iter`` is reached: hK is not below 1, or ``tol`` is below rounding.
 
     Chapter: prop-residual-invertible
     References: Behrmann et al. (2019), Invertible Residual Networks, algorithm 1.

@@ -8,20 +8,23 @@ __all__ = ["interpolating_net"]
 
 
 def interpolating_net(values: Float[Tensor, " nodes"], activation: str = "tanh") -> nn.Sequential:
-    """A network with `n` hidden units that follows given values at `0, 1/n, ..., 1`, untrained.
+    r"""A network with n hidden units that follows given values at 0, 1/n, ..., 1, untrained.
 
-    relu: the polygon through the values, error at most `omega(1/n)`. tanh: a smoothed staircase
-    between them, error at most `3 omega(1/n)`; `omega` is the modulus of continuity.
+    .. math:: g_n(x) = c + \sum_{i=1}^n v_i \sigma(w_i x + b_i)
+
+    relu: the polygon through the values, with an error of at most :math:`\omega(1/n)`. tanh: a
+    smoothed staircase, at most :math:`3\omega(1/n)`. Here :math:`\omega` is the modulus of
+    continuity of the function behind the values.
 
     Args:
-        values: `g(i/n)`, `i = 0, ..., n`.
+        values: the function at i/n, i = 0, ..., n.
         activation: "relu" or "tanh".
 
     Returns:
-        `Linear(1, n)`, the activation, `Linear(n, 1)`.
+        ``Linear(1, n)``, the activation, ``Linear(n, 1)``.
 
     Raises:
-        ValueError: for another activation or fewer than two values.
+        ValueError: another activation, or fewer than two values.
 
     Chapter: thm-residual-width
 
