@@ -83,7 +83,7 @@ def main() -> None:
             with torch.no_grad():
                 errors.append(int((net(x[cut:]).argmax(-1) != y[cut:]).sum()))
         row = {"network": name, "parameters": count_parameters(net), "epochs": epochs}
-        rows[name] = {**row, "wrong": errors, "nfe": nfe, "seconds": seconds}
+        rows[name] = {**row, "wrong": errors, "nfe": nfe, "cpu_seconds": seconds}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     record = {
         "command": "python -m benchmarks.odenet_mnist",

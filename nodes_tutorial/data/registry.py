@@ -5,7 +5,9 @@ under its registry name; then in the cache; then at its public address.
 """
 
 import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 ENVIRONMENT = "NODES_TUTORIAL_DATA"
 
@@ -46,8 +48,7 @@ def fetch(name: str) -> Path:
     if here is not None:
         _verify(here, sha256)
         return here
-    import pooch
-
+    pooch = _pooch()
     try:
         path = pooch.retrieve(
             address,
@@ -79,6 +80,14 @@ def available(name: str) -> bool:
     return _local(name) is not None or (_cache() / name).is_file()
 
 
+def _pooch() -> Any:
+    """The library, without the warning of its progress bar in a notebook that has no widgets."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import pooch
+    return pooch
+
+
 def _entry(name: str) -> tuple[str, str]:
     if name not in FILES:
         raise ValueError(f"name must be one of {sorted(FILES)}, got {name!r}")
@@ -92,14 +101,10 @@ def _local(name: str) -> Path | None:
 
 
 def _cache() -> Path:
-    import pooch
-
-    return Path(pooch.os_cache("nodes-tutorial"))
+    return Path(_pooch().os_cache("nodes-tutorial"))
 
 
 def _verify(path: Path, sha256: str) -> None:
-    import pooch
-
-    found = pooch.file_hash(str(path), alg="sha256")
+    found = _pooch().file_hash(str(path), alg="sha256")
     if found != sha256:
         raise DataError(f"{path} has sha256 {found}, and {sha256} is wanted: replace the file")

@@ -261,6 +261,19 @@ def test_gradient_modes_agree():
     torch.testing.assert_close(grads["adjoint"], grads["direct"], rtol=1e-6, atol=1e-8)
 
 
+def test_backward_evaluations_are_not_half():
+    """What a paper's solver did is no law: here the backward solve takes 0.7 to 1.3 times."""
+    net = ODENet(**SMALL, generator=seeded())
+    x = torch.rand(16, 1, 8, 8, generator=seeded(1))
+    ratios = []
+    for tol in (1e-2, 1e-3, 1e-4, 1e-5):
+        net.body.rtol = net.body.atol = tol
+        net(x).square().sum().backward()
+        ratios.append(net.body.nfe_backward / net.body.nfe_forward)
+    assert 0.6 < min(ratios)
+    assert sum(ratios) / len(ratios) > 0.75
+
+
 def test_residual_block_is_an_euler_step_of_a_field_that_ignores_time():
     """With its time weights at zero and no last norm, the field's Euler step is a ResBlock."""
     block, field = ResBlock(4, groups=2).double(), ConvODEFunc(4, 2).double()
