@@ -185,7 +185,7 @@ def test_steps_of_dopri5(measured):
         scaled = tau**0.2 * run.accepted
         counts.append(scaled)
         assert 0.98 * limit <= scaled <= 1.02 * shares.min() ** -0.2 * limit
-    assert abs(counts[2] / counts[1] - 1) < 0.02
+    assert abs(counts[2] / counts[1] - 1) < 0.04  # one step is 0.6 %
     measured(abs(counts[2] / counts[1] - 1), "change of steps times tolerance^(1/5)")
     wrong = [count * tau**-0.03 for count, tau in zip(counts, (1e-10, 1e-12, 1e-14), strict=True)]
     assert abs(wrong[2] / wrong[1] - 1) > 0.1  # exponent 0.17, that of order 5, is no limit
