@@ -8,6 +8,7 @@ and ``per_sample`` that is compiled. The first solve with a field costs seconds.
 import sys
 from collections.abc import Callable
 from functools import cache
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -23,13 +24,10 @@ PROGRAMS = 256  # distinct fields, shapes and methods that may be compiled in on
 
 @cache
 def _compiled(function: Callable) -> Callable:
-    compiled = torch.compile(function, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
-
-    def call(*arguments):
-        with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
-            return compiled(*arguments)
-
-    return call
+    options = {"fullgraph": True, "dynamic": False, "options": {"cpp_wrapper": True}}
+    if "recompile_limit" in signature(torch.compile).parameters:
+        options["recompile_limit"] = PROGRAMS
+    return torch.compile(function, **options)
 
 
 def _advance(field: Field, settings: Settings, carry: Carry, span: Span, limits: Tensor) -> Carry:
@@ -49,27 +47,38 @@ def _advance(field: Field, settings: Settings, carry: Carry, span: Span, limits:
     return Carry(*torch._higher_order_ops.while_loop(going, body, tuple(carry)))
 
 
+def _start(field: Field, settings: Settings, y: Tensor, sign: float, times: Tensor, limits: Tensor):
+    """The first slopes and steps, and the way from the first time to the second."""
+    carry, span = begin(field, y, times[0], times[1], sign, settings)
+    carry = carry._replace(y=y.clone(), previous=carry.previous.clone())
+    return _advance(field, settings, carry, span, limits), span
+
+
 def integrate_adaptive(problem: Problem, settings: Settings) -> Tensor:
     """States at the output times, shape ``(T, *y.shape)``; steps end at each of them."""
-    times = problem.outputs
-    carry, span = begin(problem.field, problem.y0, times[0], times[-1], settings)
-    carry = Carry(*(x.clone() for x in carry))
-    smallest = 8 * sys.float_info.epsilon * max(map(abs, times))
-    limits = carry.s.new_tensor([smallest, settings.max_steps])
-    rows = [problem.y0]
-    for time in times[1:]:
-        span = span._replace(length=torch.full_like(carry.s, abs(time - times[0])))
-        carry = _compiled(_advance)(problem.bare, settings, carry, span, limits)
-        if not bool((carry.s == span.length).all()):
-            late = (carry.accepted + carry.rejected).max().item() >= settings.max_steps
-            reason = (
-                f"max_steps = {settings.max_steps} exceeded"
-                if late
-                else ("step size underflow, or a field that returned NaN or Inf,")
-            )
-            raise SolverError(reason, *slowest(carry, span), rms(carry.y))
+    y, outputs, field = problem.y0, problem.outputs, problem.bare
+    smallest = 8 * sys.float_info.epsilon * max(map(abs, outputs))
+    limits = torch.tensor([smallest, settings.max_steps], dtype=torch.float64, device=y.device)
+    times = torch.tensor(outputs, dtype=torch.float64, device=y.device)
+    sign = 1.0 if outputs[1] > outputs[0] else -1.0
+    carry, span = _compiled(_start)(field, settings, y, sign, times[:2], limits)
+    rows = [y, carry.y]
+    for time in times[2:]:
+        _check(carry, span, settings)
+        span = span._replace(length=(time - span.start).abs())
+        carry = _compiled(_advance)(field, settings, carry, span, limits)
         rows.append(carry.y)
+    _check(carry, span, settings)
     return torch.stack(rows)
+
+
+def _check(carry: Carry, span: Span, settings: Settings) -> None:
+    if bool((carry.s < span.length).any()):
+        late = (carry.accepted + carry.rejected).max().item() >= settings.max_steps
+        reason = "step size underflow, or a field that returned NaN or Inf,"
+        if late:
+            reason = f"max_steps = {settings.max_steps} exceeded"
+        raise SolverError(reason, *slowest(carry, span), rms(carry.y))
 
 
 def _advance_fixed(field: Field, settings: Settings, y: Tensor, times: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def adaptive_steps(
     previous, rejected, fresh = 1.0, False, True
     for _ in range(settings.max_steps):
         wish = h
-        ends = (t + 1.01 * h - stops[0]) * direction > 0.0
+        ends = (t + 1.1 * h - stops[0]) * direction > 0.0
         t_next = stops[0] if ends else t + h
         h = t_next - t
         if not fresh:

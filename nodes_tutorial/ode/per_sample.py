@@ -69,16 +69,17 @@ class MaskedStep(Step):
         return self.span.time(self.s1)
 
 
-def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> tuple[Carry, Span]:
-    """First slopes and first steps."""
+def begin(
+    field: Field, y: Tensor, start: Tensor, end: Tensor, sign: float, settings: Settings
+) -> tuple[Carry, Span]:
+    """First slopes and first steps; ``start`` and ``end`` are 0-d and float64."""
     norm = settings.norm
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
     s = torch.zeros(shape, dtype=torch.float64, device=y.device)
     nodes = s.new_tensor(settings.tableau.c).view(-1, *(1 for _ in shape))
     atol = y.new_tensor(settings.atol)
-    sign = 1.0 if t1 > t0 else -1.0
-    span = Span(s + t0, sign, torch.full_like(s, abs(t1 - t0)), nodes, atol)
-    t = span.time(s)
+    span = Span(s + start, sign, (end - start).abs() + s, nodes, atol)
+    t = span.start
     k = field(t.to(y.dtype), y)
     if settings.first_step is None:
         with torch.no_grad():
@@ -87,7 +88,7 @@ def begin(field: Field, y: Tensor, t0: float, t1: float, settings: Settings) -> 
     else:
         h = torch.full_like(s, settings.first_step)
     zeros = torch.zeros_like(s, dtype=torch.int64)
-    return Carry(s, y, k, h, torch.ones_like(s), zeros, zeros), span
+    return Carry(s, y, k, h, torch.ones_like(s), zeros, zeros.clone()), span
 
 
 def attempt(
@@ -132,7 +133,8 @@ def per_sample_steps(
 
     One flag a round crosses from device to host, because the host decides whether to go on.
     """
-    carry, span = begin(field, y, t0, t1, settings)
+    start, end = torch.tensor([t0, t1], dtype=torch.float64, device=y.device)
+    carry, span = begin(field, y, start, end, 1.0 if t1 > t0 else -1.0, settings)
     smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
     graph = settings.term_by_term or wants_graph(y, carry.k)
     ks = new_stages(settings.tableau, carry.k, graph)

@@ -1,5 +1,7 @@
 """What the user asked for, checked once and brought to the form the loops work on."""
 
+from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import torch
@@ -29,11 +31,10 @@ class Problem:
         self.is_tuple = not isinstance(y0, Tensor)
         parts = tuple(y0) if self.is_tuple else (y0,)
         _check_state(parts, per_sample)
-        _check_times(t)
+        self.outputs = _check_times(t)
         if t.device != parts[0].device:
             t = t.to(parts[0].device)
         self.t = t
-        self.outputs = t.detach().double().tolist()
         self.lead = 1 if per_sample else 0
         self.shapes = [part.shape for part in parts]
         self.sizes = [part.shape[self.lead :].numel() for part in parts]
@@ -100,15 +101,17 @@ def _check_state(parts, per_sample) -> None:
             )
 
 
-def _check_times(t) -> None:
+def _check_times(t) -> list[float]:
     if not isinstance(t, Tensor) or not t.is_floating_point():
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"t must be a floating-point tensor, got {kind}")
     if t.dim() != 1 or len(t) < 2:
         raise ValueError(f"t must be 1-D with at least two times, got shape {tuple(t.shape)}")
-    gaps = t.detach().double().diff()
-    if not (bool((gaps > 0).all()) or bool((gaps < 0).all())):
+    times = t.detach().double().tolist()
+    rising = all(a < b for a, b in pairwise(times))
+    if not (rising or all(a > b for a, b in pairwise(times))) or not all(map(isfinite, times)):
         raise ValueError("t must be finite and strictly increasing or strictly decreasing")
+    return times
 
 
 def _check_slope(slopes, parts) -> None:

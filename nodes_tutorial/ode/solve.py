@@ -57,6 +57,7 @@ def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> T
 
 
 def _differentiable(problem: Problem) -> bool:
+    """Whether a gradient may be wanted; the first evaluation also checks what the field returns."""
     y = problem.y0
     return wants_graph(y, problem.field(problem.field_time(problem.t[0]), y))
 
