@@ -111,7 +111,7 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
         order: q, the ``error_order`` of the tableau.
 
     Chapter: prop-pi-controller
-    References: Hairer, Nørsett and Wanner (1993), section IV.2; Gustafsson (1991).
+    References: Hairer and Wanner (1996), section IV.2; Gustafsson (1991).
     """
     alpha, beta = 0.85 / (order + 1), 0.2 / (order + 1)
     if isinstance(ratio, float):
