@@ -1,0 +1,70 @@
+"""Interleaved timing: every contender runs once a round, so that all see the same machine."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+Work = dict[str, Callable[[], object]]
+
+
+class Times:
+    """Milliseconds of each contender in each round."""
+
+    def __init__(self, work: Work, seconds: float = 6.0, least: int = 5):
+        for run in work.values():
+            run()
+        self.rounds: dict[str, list[float]] = {name: [] for name in work}
+        began = time.perf_counter()
+        gc.disable()
+        while len(self.rounds[next(iter(work))]) < least or time.perf_counter() - began < seconds:
+            for name, run in work.items():
+                start = time.perf_counter()
+                run()
+                self.rounds[name].append(1e3 * (time.perf_counter() - start))
+            gc.collect()
+        gc.enable()
+
+    def ms(self, name: str) -> float:
+        return statistics.median(self.rounds[name])
+
+    def ratio(self, over: str, under: str) -> float:
+        """Median over the rounds of the ratio of two contenders."""
+        pairs = zip(self.rounds[over], self.rounds[under], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+@dataclass
+class Row:
+    """One line of the table: a goal and what was measured. ``gate`` begins with its direction."""
+
+    what: str
+    measured: float
+    gate: str
+    stretch: str = ""
+
+    @property
+    def holds(self) -> bool:
+        bound = float(self.gate[2:])
+        return self.measured >= bound if self.gate[:2] == ">=" else self.measured <= bound
+
+
+def show(rows: list[Row], errors: list[tuple[str, str, float, float]]) -> None:
+    """Print the goals, then error beside time."""
+    width = max(len(row.what) for row in rows)
+    print(f"\n{'goal':{width}}  measured     gate  stretch")
+    for row in rows:
+        mark = "" if row.holds else "  MISSED"
+        print(f"{row.what:{width}}  {row.measured:8.3g} {row.gate:>8} {row.stretch:>8}{mark}")
+    print(f"\n{'problem':28} {'contender':26} {'ms':>9} {'error':>9}")
+    for problem, contender, ms, error in errors:
+        print(f"{problem:28} {contender:26} {ms:9.2f} {error:9.1e}")
+
+
+def as_json(rows: list[Row], errors: list[tuple[str, str, float, float]]) -> dict:
+    names = ("problem", "contender", "ms", "error")
+    return {
+        "goals": [asdict(row) | {"holds": row.holds} for row in rows],
+        "errors": [dict(zip(names, line, strict=True)) for line in errors],
+    }
