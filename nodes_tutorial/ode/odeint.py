@@ -24,7 +24,7 @@ def odeint(
     gradient: str = "direct",
     adjoint_params: Sequence[Tensor] | None = None,
 ) -> State:
-    r"""Solve :math:`\\dot y = f(t, y),\\; y(t_0) = y_0` and return y at the times t.
+    r"""Solve :math:`\dot y = f(t, y),\; y(t_0) = y_0` and return y at the times t.
 
     The calling convention is torchdiffeq's, so that one can be swapped for the other. Device and
     dtype are those of ``y0``; time is kept in float64.
@@ -50,8 +50,8 @@ def odeint(
 
     Returns:
         States at the times, shape ``(T, *y0.shape)``, or a tuple of such tensors. The gradient
-        with respect to ``t`` is the flow's: :math:`dL/dt_i = g_i^\\top f(t_i, y_i)` and
-        :math:`dL/dt_0 = -a(t_0)^\\top f(t_0, y_0)`.
+        with respect to ``t`` is the flow's: :math:`dL/dt_i = g_i^\top f(t_i, y_i)` and
+        :math:`dL/dt_0 = -a(t_0)^\top f(t_0, y_0)`.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
