@@ -100,26 +100,34 @@ def error_ratio(
 def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> float | Tensor:
     r"""Factor from this step to the next, by a proportional–integral controller.
 
-    .. math:: 0.9\, r_n^{-0.85/(q+1)}\, r_{n-1}^{0.2/(q+1)} \quad\text{within } [0.2, 10]
+    .. math:: 0.9\, r_n^{-0.85/(q+1)}\, \max(r_{n-1}, 0.1)^{0.2/(q+1)}
+        \quad\text{within } [0.2, 10]
+
+    Before the first accepted step there is no trend, and the factor is the elementary
+    :math:`0.9\, r_n^{-1/(q+1)}`. The floor 0.1 keeps a step that was much too short from holding
+    back the next but one.
 
     Eight bits of a factor are enough. A tensor is rounded to them because the last bits of a power
     depend on an entry's place in its tensor, and a sample must not feel its batch mates.
 
     Args:
         ratio: error ratio of the step just tried.
-        previous: error ratio of the last accepted step.
+        previous: error ratio of the last accepted step, 0 if there is none.
         order: q, the ``error_order`` of the tableau.
 
     Chapter: prop-pi-controller
     References: Hairer and Wanner (1996), section IV.2; Gustafsson (1991).
     """
-    alpha, beta = 0.85 / (order + 1), 0.2 / (order + 1)
+    alpha, beta, rest = (x / (order + 1) for x in (0.85, 0.2, 0.15))
     if isinstance(ratio, float):
         if not math.isfinite(ratio):
             return SHRINK
-        factor = SAFETY * max(ratio, 1e-10) ** -alpha * max(previous, 1e-4) ** beta
-        return min(GROW, max(SHRINK, factor))
-    factor = SAFETY * ratio.clamp(min=1e-10) ** -alpha * previous.clamp(min=1e-4) ** beta
+        ratio = max(ratio, 1e-10)
+        trend = max(previous, 0.1) ** beta if previous > 0.0 else ratio**-rest
+        return min(GROW, max(SHRINK, SAFETY * ratio**-alpha * trend))
+    ratio = ratio.clamp(min=1e-10)
+    trend = torch.where(previous > 0.0, previous.clamp(min=0.1) ** beta, ratio**-rest)
+    factor = SAFETY * ratio**-alpha * trend
     return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW).bfloat16()
 
 

@@ -115,7 +115,7 @@ def adaptive_steps(
         h = direction * settings.first_step
     if not isfinite(h):
         raise SolverError("the field returned NaN or Inf", t, h, rms(y))
-    previous, rejected, fresh = 1.0, False, True
+    previous, rejected, fresh = 0.0, False, True
     for _ in range(settings.max_steps):
         wish = h
         ends = (t + 1.1 * h - stops[0]) * direction > 0.0
@@ -131,7 +131,7 @@ def adaptive_steps(
             yield Step(t, t_next, h, y, y1, ks)
             if ends and len(stops) == 1:
                 return
-            t, y, previous = t_next, y1, ratio
+            t, y, previous = t_next, y1, max(ratio, 1e-10)
             fresh = tableau.fsal
             if fresh:
                 ks.roll()
@@ -171,7 +171,8 @@ def fixed_steps(
     steps = torch.tensor(grid, dtype=torch.float64)
     nodes = torch.tensor(tableau.c, dtype=torch.float64)
     times = steps[:-1, None] + steps.diff()[:, None] * nodes
-    rows = [row.unbind() for row in times.to(device=y.device, dtype=y.dtype).unbind()]
+    flat = times.flatten().to(device=y.device, dtype=y.dtype).unbind()
+    rows = [flat[i : i + tableau.stages] for i in range(0, len(flat), tableau.stages)]
     ks = None
     for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
         if ks is None:

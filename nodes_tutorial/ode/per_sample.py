@@ -88,7 +88,7 @@ def begin(
     else:
         h = torch.full_like(s, settings.first_step)
     zeros = torch.zeros_like(s, dtype=torch.int64)
-    return Carry(s, y, k, h, torch.ones_like(s), zeros, zeros.clone()), span
+    return Carry(s, y, k, h, torch.zeros_like(s), zeros, zeros.clone()), span
 
 
 def attempt(

@@ -39,9 +39,10 @@ def rk_step(
     tableau, base = ks.tableau, ks.base(y, h)
     stages, fsal = tableau.stages, tableau.fsal
     final = stages - 1 if fsal else stages
+    put, combine = ks.put, ks.combine
     for i in range(1, final):
-        ks.put(i, field(times[i], ks.combine(base, h, i)))
-    y1 = ks.combine(base, h, final)
+        put(i, field(times[i], combine(base, h, i)))
+    y1 = combine(base, h, final)
     if fsal and last_stage:
         ks.put(final, field(times[final], y1))
     return y1
@@ -56,7 +57,6 @@ class StageList:
 
     def __init__(self, tableau: Tableau, first: Tensor):
         self.tableau = tableau
-        self.rows = (None, *tableau.a, tableau.b, *tableau.extra_a)
         self.ks = [first]
 
     def put(self, i: int, k: Tensor) -> None:
@@ -75,12 +75,15 @@ class StageList:
 
     def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
         """``base + h * (row i of the tableau) @ k``."""
-        if not isinstance(h, float):
-            return base + h * self.weighted(self.rows[i])
-        for weight, k in zip(self.rows[i], self.ks, strict=False):
-            if weight:
-                base = torch.add(base, k, alpha=h * weight)
-        return base
+        ks = self.ks
+        if isinstance(h, float):
+            for j, weight in self.tableau.terms[i]:
+                base = torch.add(base, ks[j], alpha=h * weight)
+            return base
+        total = torch.zeros_like(base)
+        for j, weight in self.tableau.terms[i]:
+            total = torch.add(total, ks[j], alpha=weight)
+        return base + h * total
 
     def weighted(self, weights: Sequence[float]) -> Tensor:
         """``weights @ k``."""
@@ -150,8 +153,7 @@ def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device):
 
 def new_stages(tableau: Tableau, first: Tensor, graph: bool) -> StageList | StageBuffer:
     """The cheaper store: a matrix unless a graph is wanted or the tableau has few entries."""
-    entries = sum(weight != 0.0 for row in (*tableau.a, tableau.b) for weight in row)
-    sparse = entries <= 2 * tableau.stages
+    sparse = sum(map(len, tableau.terms)) <= 2 * tableau.stages
     return (StageList if graph or sparse else StageBuffer)(tableau, first)
 
 

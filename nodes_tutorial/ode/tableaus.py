@@ -34,6 +34,7 @@ class Tableau:
         extra_c: their nodes.
         stages: how many stages a step has, the extra ones left out.
         dense_matrix: ``dense`` as an array.
+        terms: the nonzero weights of each stage, the step and the extra stages, with places.
         fsal: whether the last stage is the first of the next step (first same as last).
 
     Chapter: def-runge-kutta
@@ -56,12 +57,16 @@ class Tableau:
     stages: int = field(init=False)
     fsal: bool = field(init=False)
     dense_matrix: np.ndarray = field(init=False, repr=False, compare=False)
+    terms: tuple = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         fsal = bool(self.a) and self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
         object.__setattr__(self, "stages", len(self.b))
         object.__setattr__(self, "fsal", fsal)
         object.__setattr__(self, "dense_matrix", np.array(self.dense))
+        rows = ((), *self.a, self.b, *self.extra_a)
+        terms = tuple(tuple((j, w) for j, w in enumerate(row) if w) for row in rows)
+        object.__setattr__(self, "terms", terms)
 
 
 _EULER = Tableau("euler", 1, (), (1.0,), (0.0,), ((1.0,),), 1)

@@ -160,7 +160,8 @@ def test_steps_of_an_ideal_controller(measured):
 def test_steps_of_dopri5(measured):
     """On y' = -y the estimate is |P(h)| y with a known polynomial P = E h^5 + O(h^6).
 
-    The statement is a limit, so the bounds hold up to 2 % at the tolerances that can be run.
+    The statement is a limit, so the bounds hold up to 2 % at the tolerances that can be run, and
+    up to the first step, whose length is not the controller's.
     """
     tableau = METHODS["dopri5"]
     a = torch.zeros(7, 7, dtype=torch.float64)
@@ -184,7 +185,8 @@ def test_steps_of_dopri5(measured):
         assert shares.max() <= 1
         scaled = tau**0.2 * run.accepted
         counts.append(scaled)
-        assert 0.98 * limit <= scaled <= 1.02 * shares.min() ** -0.2 * limit
+        assert 0.98 * limit <= scaled
+        assert scaled - tau**0.2 <= 1.02 * shares.min() ** -0.2 * limit
     assert abs(counts[2] / counts[1] - 1) < 0.04  # one step is 0.6 %
     measured(abs(counts[2] / counts[1] - 1), "change of steps times tolerance^(1/5)")
     wrong = [count * tau**-0.03 for count, tau in zip(counts, (1e-10, 1e-12, 1e-14), strict=True)]
