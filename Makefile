@@ -21,7 +21,7 @@ book: $(HTML)/.stamp
 	@echo "The book: $(CURDIR)/$(HTML)/index.html (or: make serve)"
 
 test: $(HTML)/.stamp lint
-	$(BIN)/python -m pytest -n logical --dist loadgroup --doctest-modules --nbmake \
+	$(BIN)/python -m pytest -n logical --dist worksteal --doctest-modules --nbmake \
 		--nbmake-timeout=120 nodes_tutorial tests notebooks
 
 serve: book

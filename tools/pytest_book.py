@@ -42,8 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.runtest = MethodType(_runtest, item)
             item.chapter = chapter
             notebooks[item] = (store.record(chapter) or {}).get("seconds", 60.0)
-    # the longest first, before the other tests: no core waits for a late long one
-    items.sort(key=lambda item: -notebooks.get(item, 0.0))
+
+    def length(item: pytest.Item) -> float:
+        """A guess in seconds: no core waits for a long item that comes late."""
+        guess = 90.0 if item.get_closest_marker("colab") else 0.0
+        return notebooks.get(item, guess)
+
+    items.sort(key=length, reverse=True)
 
 
 def _runtest(item: NotebookItem) -> None:

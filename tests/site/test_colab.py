@@ -26,7 +26,7 @@ notebook = nbformat.read(sys.argv[1], as_version=4)
 NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
 nbformat.write(notebook, sys.argv[2])
 """
-pytestmark = [pytest.mark.colab, pytest.mark.xdist_group("colab")]
+pytestmark = pytest.mark.colab
 
 
 @pytest.fixture(scope="module")
