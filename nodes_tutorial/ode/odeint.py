@@ -38,10 +38,13 @@ def odeint(
         atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``. ``rk4`` is the classical rule.
         options: ``step_size`` (each interval between outputs is cut into equal steps no longer
-            than this), ``first_step``, ``max_steps``, ``per_sample=True`` (own steps and own
-            error norm for each element of the batch), ``compile=True`` (``torch.compile``: the
-            whole loop, or each step where a gradient is wanted), ``adjoint_norm`` (``"seminorm"``
-            leaves the parameters' adjoint out of the error norm, ``"full"`` keeps it).
+            than this), ``first_step`` (by default chosen with one more evaluation), ``max_steps``
+            (attempts in all, by default 100,000), ``per_sample=True`` (own steps and own
+            error norm for each element of the batch; not with ``gradient="adjoint"``),
+            ``compile=True`` (``torch.compile``: the whole loop, or each step where a gradient is
+            wanted), ``adjoint_norm`` (``"seminorm"``
+            leaves the parameters' adjoint out of the error norm and is the default, ``"full"``
+            keeps it).
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same
             gradient and keeps one state a step; ``"adjoint"`` solves the adjoint equation
             backwards in time.

@@ -101,7 +101,7 @@ class Solution:
         """States at any times between the first and the last, from the dense output.
 
         Args:
-            t: times in the order of the solve, shape ``(m,)``.
+            t: times, in any order, shape ``(m,)``.
 
         Returns:
             States, shape ``(m, *y0.shape)``, or a tuple of such tensors.
@@ -139,7 +139,7 @@ def solve(
         rtol: relative tolerance.
         atol: absolute tolerance, in units of the state.
         method: a key of ``METHODS``.
-        options: as for :func:`odeint`, without ``compile``.
+        options: as for :func:`odeint`, without ``compile``; ``adjoint_norm`` has no effect.
 
     Returns:
         The solution. Its record holds every step's stages: ``stages`` times the state a step.
