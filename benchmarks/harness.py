@@ -10,20 +10,25 @@ Work = dict[str, Callable[[], object]]
 
 
 class Times:
-    """Milliseconds of each contender in each round."""
+    """Milliseconds of each contender in each round.
 
-    def __init__(self, work: Work, seconds: float = 6.0, least: int = 5):
+    The order turns by one from round to round, so that nobody always runs after the same other.
+    """
+
+    def __init__(self, work: Work, seconds: float = 6.0, least: int = 6):
         for run in work.values():
             run()
-        self.rounds: dict[str, list[float]] = {name: [] for name in work}
-        began = time.perf_counter()
+        names = list(work)
+        self.rounds: dict[str, list[float]] = {name: [] for name in names}
+        gc.collect()
         gc.disable()
-        while len(self.rounds[next(iter(work))]) < least or time.perf_counter() - began < seconds:
-            for name, run in work.items():
+        began, turn = time.perf_counter(), 0
+        while turn < least or time.perf_counter() - began < seconds:
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 start = time.perf_counter()
-                run()
+                work[name]()
                 self.rounds[name].append(1e3 * (time.perf_counter() - start))
-            gc.collect()
+            turn += 1
         gc.enable()
 
     def ms(self, name: str) -> float:
