@@ -648,6 +648,6 @@ def test_a_tableau_of_ones_own():
     combined = [*a, *pad]
     two, one = 16 / 15, -1 / 15
     b = (*(two * x for x in halves), *(two * x for x in halves), *(one * x for x in rk4.b))
-    c = tuple(sum(row) for row in combined)
+    c = tuple(float(sum(row)) for row in combined)
     method = Tableau("richardson", 5, tuple(combined[1:]), b, c, (), 0)
     assert order_of(method) == 5
