@@ -28,7 +28,7 @@ serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
 
 bench: .venv/.bench
-	$(BIN)/python benchmarks/ode.py
+	$(BIN)/python benchmarks/ode.py $(RECORD)
 
 # quick checks for an author: no site, no notebooks
 unit: .venv/.stamp lint

@@ -6,6 +6,7 @@ our tolerance is the loosest of a few whose error is no larger than torchdiffeq'
 """
 
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -332,7 +333,14 @@ def main() -> None:
     imports()
     show(ROWS, ERRORS)
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(as_json(ROWS, ERRORS), indent=1) + "\n")
+        head = {
+            "command": "make bench RECORD=results/speed_ode.json",
+            "date": time.strftime("%Y-%m-%d"),
+            "torch": torch.__version__,
+            "device": f"{platform.machine()} CPU, 1 thread",
+        }
+        record = json.dumps(head | as_json(ROWS, ERRORS), indent=1)
+        Path(sys.argv[1]).write_text(record + "\n")
 
 
 if __name__ == "__main__":
