@@ -264,7 +264,7 @@ def test_gradient_modes_agree():
 
 
 def test_backward_evaluations_are_not_half():
-    """What a paper's solver did is no law: here the backward solve takes 0.7 to 1.3 times."""
+    """What a paper's solver did is no law: here the backward solve takes 0.6 to 1.3 times."""
     net = ODENet(**SMALL, generator=seeded())
     x = torch.rand(16, 1, 8, 8, generator=seeded(1))
     ratios = []
