@@ -1,0 +1,203 @@
+"""What every density can do, and the Gaussians."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LOG_TAU = math.log(math.tau)
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A probability density that can be evaluated and sampled.
+
+    ``log_prob`` maps (\\*batch, \\*event) to (\\*batch,). ``sample`` draws n points, without a
+    graph. ``rsample_and_log_prob`` draws n points with gradients to the parameters, and their
+    log-densities.
+
+    Chapter: def-density-model
+    """
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def rsample_and_log_prob(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class StandardNormal(nn.Module):
+    r"""The normal law with mean 0 and covariance I on vectors or on arrays of any shape.
+
+    .. math:: \log p(x) = -\tfrac12\|x\|^2 - \tfrac d2\log 2\pi
+
+    Args:
+        shape: shape of one point; a number d means vectors with d entries.
+        dtype: dtype of the samples; None means PyTorch's default.
+        device: device of the samples; None means PyTorch's default.
+
+    Raises:
+        ValueError: an axis of ``shape`` is below 1.
+
+    Chapter: def-density-model
+
+    References: Bishop (2006), section 2.3.
+
+    >>> StandardNormal(2).log_prob(torch.zeros(3, 2))
+    tensor([-1.8379, -1.8379, -1.8379])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if min(self.event_shape, default=1) < 1:
+            raise ValueError(f"shape must have axes of 1 or more, got {self.event_shape}")
+        self.register_buffer("origin", torch.zeros(self.event_shape, dtype=dtype, device=device))
+
+    def log_prob(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-density in nats; (\\*batch, \\*shape) to (\\*batch,)."""
+        axes = len(self.event_shape)
+        _check_event(x, self.event_shape)
+        square = x.square().flatten(x.ndim - axes).sum(-1) if axes else x.square()
+        return -0.5 * (square + math.prod(self.event_shape) * LOG_TAU)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n ..."]:
+        """Draw n points."""
+        return _noise((n, *self.event_shape), self.origin, generator)
+
+    def rsample_and_log_prob(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]:
+        """Draw n points; returns them and their log-densities."""
+        x = self.sample(n, generator)
+        return x, self.log_prob(x)
+
+
+class Gaussian(nn.Module):
+    r"""The normal law :math:`N(\mu, \Sigma)` on vectors, by the Cholesky factor of its covariance.
+
+    .. math:: \log p(x) = -\tfrac12\|L^{-1}(x-\mu)\|^2 - \sum_i\log L_{ii} - \tfrac d2\log 2\pi,
+        \qquad \Sigma = LL^\top
+
+    Args:
+        mean: the mean.
+        covariance: symmetric and positive definite; only its lower triangle is read.
+
+    Raises:
+        ValueError: shapes that do not fit, or a covariance that is not positive definite.
+
+    Chapter: thm-density-gaussian
+
+    References: Bishop (2006), section 2.3.
+
+    >>> normal = Gaussian(torch.zeros(2), torch.eye(2))
+    >>> normal.log_prob(torch.zeros(2)), normal.entropy()
+    (tensor(-1.8379), tensor(2.8379))
+    """
+
+    def __init__(self, mean: Float[Tensor, " dim"], covariance: Float[Tensor, "dim2 dim3"]) -> None:
+        super().__init__()
+        dim = len(mean)
+        if covariance.shape != (dim, dim):
+            raise ValueError(
+                f"covariance must have shape {(dim, dim)}, got {tuple(covariance.shape)}"
+            )
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        if info:
+            raise ValueError(
+                f"covariance must be positive definite, its leading minor of order {int(info)} "
+                "is not"
+            )
+        self.register_buffer("mean", mean)
+        self.register_buffer("factor", factor)
+
+    @property
+    def covariance(self) -> Float[Tensor, "dim dim"]:
+        """The covariance."""
+        return self.factor @ self.factor.mT
+
+    def entropy(self) -> Float[Tensor, ""]:
+        r"""Differential entropy :math:`\frac12\log\det(2\pi e\Sigma)` in nats."""
+        return self.factor.diagonal().log().sum() + len(self.mean) / 2 * (1 + LOG_TAU)
+
+    def log_prob(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
+        """Log-density in nats."""
+        _check_event(x, tuple(self.mean.shape))
+        rows = (x - self.mean).reshape(-1, len(self.mean))
+        white = torch.linalg.solve_triangular(self.factor.mT, rows, upper=True, left=False)
+        square = white.square().sum(-1).reshape(x.shape[:-1])
+        return -0.5 * (square + len(self.mean) * LOG_TAU) - self.factor.diagonal().log().sum()
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
+        """Draw n points, without a graph."""
+        with torch.no_grad():
+            return self._rsample(n, generator)
+
+    def rsample_and_log_prob(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, " n"]]:
+        r"""Draw :math:`x=\mu+Lz`; returns the points and their log-densities."""
+        x = self._rsample(n, generator)
+        return x, self.log_prob(x)
+
+    def _rsample(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return self.mean + _noise((n, len(self.mean)), self.mean, generator) @ self.factor.mT
+
+
+def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
+    r"""Fit a Gaussian by maximum likelihood.
+
+    .. math:: \hat\mu = \frac1n\sum_i x_i, \qquad
+        \hat\Sigma = \frac1n\sum_i (x_i-\hat\mu)(x_i-\hat\mu)^\top
+
+    The mean negative log-likelihood of ``x`` is then the entropy of the result. Note 1/n, not
+    1/(n-1).
+
+    Args:
+        x: the points, at least dim + 1 in general position.
+
+    Returns:
+        The Gaussian.
+
+    Raises:
+        ValueError: the points lie in a hyperplane, or nearly so.
+
+    Chapter: thm-density-gaussian
+
+    References: Bishop (2006), equations 2.121 and 2.122.
+
+    >>> fit_gaussian(torch.tensor([[0.0], [2.0]])).covariance
+    tensor([[1.]])
+    """
+    mean = x.mean(0)
+    rows = x - mean
+    try:
+        return Gaussian(mean, rows.mT @ rows / len(x))
+    except ValueError as error:
+        raise ValueError(
+            f"x must hold points that span all {x.shape[1]} dimensions; its sample covariance is "
+            "not positive definite"
+        ) from error
+
+
+def _noise(size: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers, drawn where the generator lives."""
+    device = like.device if generator is None else generator.device
+    draws = torch.randn(size, generator=generator, dtype=like.dtype, device=device)
+    return draws.to(like.device)
+
+
+def _check_event(x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[x.ndim - len(shape) :]) != shape or x.ndim < len(shape):
+        raise ValueError(f"x must end in the axes {shape}, got shape {tuple(x.shape)}")
