@@ -1,0 +1,147 @@
+"""Flow matching: the field of a continuous flow, learned by regression, without a solver."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nodes_tutorial.flows.transport import optimal_pairs
+
+COUPLINGS = ("independent", "ot")
+
+
+def flow_matching_loss(
+    field: Callable[[Tensor, Tensor], Tensor],
+    x1: Float[Tensor, "n *event"],
+    x0: Float[Tensor, "..."] | None = None,
+    coupling: str = "independent",
+    *,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    r"""Squared error of a field against the velocities of random straight lines.
+
+    .. math:: L = \frac1n\sum_i \|f(t_i, (1-t_i)\,x_0^{(i)} + t_i\,x_1^{(i)})
+        - (x_1^{(i)} - x_0^{(i)})\|^2, \qquad t_i \sim U[0, 1]
+
+    Its expectation is the error of the field plus a constant that no field can undercut, so its
+    value says little about the quality of a fit. The field carries the law of ``x0`` at time 0 to
+    that of ``x1`` at time 1: ``Flow(StandardNormal(dim), [CNF(field)])`` samples from it and
+    knows its likelihood.
+
+    Args:
+        field: ``f(t, x)``; t comes with shape (n, 1, …, 1), one time for each point.
+        x1: data.
+        x0: noise; None draws it from the standard normal law.
+        coupling: ``"independent"`` pairs the rows as they are, ``"ot"`` by ``optimal_pairs``,
+            exactly and on the host.
+        generator: source of noise and times; None means PyTorch's global one.
+
+    Returns:
+        The loss, summed over the entries of a point and averaged over the batch.
+
+    Raises:
+        ValueError: unknown ``coupling``, samples of different shapes, or a field that does not
+            keep the shape.
+
+    Chapter: thm-matching-gradient
+
+    References: Lipman et al. (2023), equation 9; Tong et al. (2024), algorithm 3.
+
+    >>> data = torch.full((4, 2), 3.0)
+    >>> flow_matching_loss(lambda t, x: (3 - x) / (1 - t), data).item() < 1e-6  # one data point
+    True
+    """
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling must be one of {COUPLINGS}, got {coupling!r}")
+    if x0 is None:
+        x0 = _draw(torch.randn, x1.shape, x1, generator)
+    elif x0.shape != x1.shape:
+        raise ValueError(f"x0 must have the shape of x1, {tuple(x1.shape)}, got {tuple(x0.shape)}")
+    if coupling == "ot":
+        x1 = x1[optimal_pairs(x0, x1)]
+    t = _draw(torch.rand, (len(x1), *[1] * (x1.ndim - 1)), x1, generator)
+    velocity = x1 - x0
+    guess = field(t, x0 + t * velocity)
+    if guess.shape != x1.shape:
+        raise ValueError(
+            f"field must return the shape of x1, {tuple(x1.shape)}, got {tuple(guess.shape)}"
+        )
+    return (guess - velocity).square().flatten(1).sum(-1).mean()
+
+
+class PosteriorVelocity(nn.Module):
+    r"""The field that minimizes the matching loss, for data :math:`x_1 = y + \sigma\varepsilon`.
+
+    With y one of the centers, noise :math:`x_0 \sim N(0, I)` independent of
+    :math:`\varepsilon \sim N(0, I)` and of y, and :math:`a_t = (1-t)^2 + t^2\sigma^2`,
+
+    .. math:: v^*(t, x) = \frac{t\sigma^2 - (1-t)}{a_t}\,x + \frac{1-t}{a_t}\,E[y \mid x_t = x],
+
+    where the posterior weight of a center is proportional to
+    :math:`w\,e^{-\|x - ty\|^2/2a_t}`. It is exact for a mixture of Gaussians and for an
+    empirical distribution (:math:`\sigma = 0`); with samples of a law for centers it is a
+    Monte-Carlo estimate of that law's field. Time and memory are proportional to
+    points times centers.
+
+    Args:
+        centers: the values of y.
+        sd: σ. With σ = 0 the field has no value at t = 1: solve up to a smaller time.
+        weights: probabilities of the centers, up to a factor; None means equal ones.
+
+    Raises:
+        ValueError: ``sd`` negative, or ``weights`` that are not positive, one for each center.
+
+    Chapter: lem-matching-posterior
+
+    References: Lipman et al. (2023), equation 8.
+
+    >>> field = PosteriorVelocity(torch.tensor([[2.0, 0.0]]))
+    >>> field(torch.tensor(0.5), torch.zeros(1, 2))  # straight at the only center
+    tensor([[4., 0.]])
+    """
+
+    def __init__(
+        self,
+        centers: Float[Tensor, "centers dim"],
+        sd: float | int = 0.0,
+        weights: Float[Tensor, "..."] | None = None,
+    ) -> None:
+        super().__init__()
+        if not sd >= 0:
+            raise ValueError(f"sd must be at least 0, got {sd}")
+        if weights is None:
+            weights = centers.new_ones(len(centers))
+        if len(weights) != len(centers) or not (weights > 0).all():
+            raise ValueError("weights must be positive, one for each of the centers")
+        self.sd = float(sd)
+        self.register_buffer("centers", centers)
+        self.register_buffer("log_weights", weights.log())
+
+    def posterior_mean(
+        self, t: Float[Tensor, "*times"], x: Float[Tensor, "*batch dim"]
+    ) -> Float[Tensor, "*batch dim"]:
+        r"""The mean of the center, :math:`E[y \mid x_t = x]`."""
+        t = t.to(x.dtype)
+        half = 0.5 * self.centers.square().sum(-1)
+        scores = (t * (x @ self.centers.mT) - t**2 * half) / self.variance(t)
+        return torch.softmax(scores + self.log_weights, -1) @ self.centers
+
+    def variance(self, t: Float[Tensor, "*times"]) -> Float[Tensor, "*times"]:
+        r"""The variance :math:`a_t` of one entry of :math:`x_t` given the center."""
+        return (1 - t) ** 2 + (t * self.sd) ** 2
+
+    def forward(
+        self, t: Float[Tensor, "*times"], x: Float[Tensor, "*batch dim"]
+    ) -> Float[Tensor, "*batch dim"]:
+        """The velocity at time t, 0-d or one time for each point with shape (batch, 1)."""
+        t = t.to(x.dtype)
+        pull = (t * self.sd**2 - (1 - t)) * x + (1 - t) * self.posterior_mean(t, x)
+        return pull / self.variance(t)
+
+
+def _draw(law: Callable, shape: tuple, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Random numbers in the dtype and on the device of ``like``, drawn where the generator is."""
+    device = like.device if generator is None else generator.device
+    draws = law(shape, generator=generator, dtype=like.dtype, device=device)
+    return draws.to(like.device)
