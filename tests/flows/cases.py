@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nodes_tutorial.flows import Transform
+from nodes_tutorial.flows import CNF, PlanarField, PlanarTransform, Transform
+from nodes_tutorial.nets import TimeMLP
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,25 @@ class Scale(Transform):
         return (x - self.b) / self.a, -self.a.abs().log().sum().expand(x.shape[:-1])
 
 
+def cnf(field: Callable[[torch.dtype], torch.nn.Module]) -> Callable[[torch.dtype], Transform]:
+    """A flow on a fixed grid, which `vmap` needs, at an order that makes its error round-off."""
+    grid = {"method": "dopri8", "options": {"step_size": 1 / 8}}
+    return lambda dtype: CNF(field(dtype), **grid)
+
+
+def folding(dtype: torch.dtype) -> PlanarTransform:
+    """A planar map that the uncorrected direction would fold: its w u is -2, below -1."""
+    transform = PlanarTransform(2, rng(), dtype=dtype)
+    with torch.no_grad():
+        transform.w.copy_(torch.tensor([1.0, -2.0]))
+        transform.u.copy_(torch.tensor([-1.0, 0.5]))
+    return transform
+
+
 CASES: dict[str, Case] = {
+    "planar": Case(lambda dtype: PlanarTransform(3, rng(), dtype=dtype)),
+    "planar_folding": Case(folding, shape=(2,)),
     "scale": Case(Scale, zeros=lambda: ~torch.eye(3, dtype=torch.bool)),
+    "cnf": Case(cnf(lambda dtype: TimeMLP(3, [8, 8], generator=rng(), dtype=dtype))),
+    "cnf planar": Case(cnf(lambda dtype: PlanarField(3, 4, generator=rng(), dtype=dtype))),
 }
