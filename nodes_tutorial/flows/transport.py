@@ -11,9 +11,7 @@ from torch import Tensor
 from nodes_tutorial.ode import odeint
 
 
-def optimal_pairs(
-    x0: Float[Tensor, "n *event"], x1: Float[Tensor, "..."]
-) -> Int[Tensor, " n"]:
+def optimal_pairs(x0: Float[Tensor, "n *event"], x1: Float[Tensor, "..."]) -> Int[Tensor, " n"]:
     r"""The permutation that pairs two samples at the least total squared distance.
 
     .. math:: \pi = \operatorname*{arg\,min}_{\pi}\ \sum_i \|x_1^{(\pi(i))} - x_0^{(i)}\|^2
