@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
+}
+
+# slope of each activation, from its input h and its output y
+_SLOPES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
+    nn.Tanh: lambda h, y: 1 - y * y,
+    nn.ReLU: lambda h, y: (h > 0).to(h.dtype),
+    nn.Softplus: lambda h, y: torch.sigmoid(h),
+    nn.ELU: lambda h, y: (y + 1).clamp(max=1),
+    nn.SiLU: lambda h, y: y + torch.sigmoid(h) * (1 - y),
+    nn.Sigmoid: lambda h, y: y * (1 - y),
 }
 
 
@@ -67,6 +77,51 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the network to the last axis of ``x``."""
         return self.layers(x)
+
+    def value_and_tangents(
+        self, x: Float[Tensor, "*batch inputs"], v: Float[Tensor, "k *batch inputs"] | None = None
+    ) -> tuple[Float[Tensor, "*batch outputs"], Float[Tensor, "tangents *batch outputs"]]:
+        r"""The value and its derivatives in several directions, by one forward pass.
+
+        Through an affine layer a tangent p goes as :math:`Wp`, through an activation as
+        :math:`\sigma'(h)\,p`, and :math:`\sigma'` comes from the output :math:`\sigma(h)` where
+        it can. All tangents are one batch.
+
+        Args:
+            x: inputs.
+            v: directions, k for each input; None means all unit vectors, for which the first
+                layer costs nothing: its tangents are the columns of its matrix.
+
+        Returns:
+            The value, and the products :math:`J(x)\,v`; for None the columns of :math:`J(x)`.
+
+        References: Griewank and Walther (2008), section 3.1.
+
+        >>> net = MLP([2, 16, 3], generator=torch.Generator().manual_seed(0))
+        >>> net.value_and_tangents(torch.zeros(5, 2))[1].shape
+        torch.Size([2, 5, 3])
+        """
+        first = self.layers[0]
+        return self._propagate(first.weight, first.bias, x, v)
+
+    def _propagate(
+        self, weight: Tensor, bias: Tensor, x: Tensor, v: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Value and tangents, with this matrix and this bias in the first layer."""
+        if bias.dim() == 1:
+            y = nn.functional.linear(x, weight, bias)
+        else:  # one time for each row
+            y = x @ weight.mT + bias
+        if v is None:
+            p = weight.mT.contiguous().view(-1, *(1 for _ in x.shape[:-1]), len(weight))
+        else:
+            p = v @ weight.mT
+        layers = self.layers
+        for activation, affine in zip(layers[1::2], layers[2::2], strict=True):
+            h, y = y, activation(y)
+            p = _SLOPES[type(activation)](h, y) * p
+            y, p = affine(y), p @ affine.weight.mT
+        return y, p.expand(-1, *y.shape)
 
 
 class TimeMLP(nn.Module):
@@ -121,6 +176,26 @@ class TimeMLP(nn.Module):
             dy/dt, of the shape of ``y``.
         """
         return self.mlp(torch.cat([y, t.to(y.dtype).expand_as(y[..., :1])], -1))
+
+    def value_and_tangents(
+        self,
+        t: Float[Tensor, "*times"],
+        y: Float[Tensor, "*batch dim"],
+        v: Float[Tensor, "k *batch dim"] | None = None,
+    ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "tangents *batch dim"]]:
+        """The field and its derivatives in y; the time only shifts the bias of the first layer.
+
+        Args:
+            t: as for ``forward``.
+            y: states.
+            v: directions; None means all unit vectors.
+
+        Returns:
+            As ``MLP.value_and_tangents``.
+        """
+        first = self.mlp.layers[0]
+        weight, slope = first.weight[:, :-1], first.weight[:, -1]
+        return self.mlp._propagate(weight, first.bias + t.to(y.dtype) * slope, y, v)
 
 
 def reset_parameters(module: nn.Module, generator: torch.Generator | None = None) -> None:

@@ -31,7 +31,7 @@ class ErrorNorm:
 
     Args:
         per_sample: one norm for each element of the first dimension.
-        size: how many leading entries of a flat state count; all by default.
+        size: how many leading entries of a flat state, or of a sample's row, count; all by default.
     """
 
     def __init__(self, per_sample: bool = False, size: int | None = None):
@@ -39,16 +39,18 @@ class ErrorNorm:
 
     def total(self, x: Tensor) -> Tensor:
         """Root of the sum of squares."""
+        if self.size is not None:
+            x = x[..., : self.size]
         if self.per_sample and x.dim() > 1:
             return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
         if self.per_sample:
             return x.abs()
-        return torch.linalg.vector_norm(x if self.size is None else x[: self.size])
+        return torch.linalg.vector_norm(x)
 
     def root_count(self, x: Tensor) -> float:
         """Root of the number of entries that one norm runs over."""
-        count = x.numel() if self.size is None else self.size
-        return math.sqrt(max(1, count // len(x) if self.per_sample else count))
+        count = x.numel() // (len(x) if self.per_sample else 1)
+        return math.sqrt(max(1, count if self.size is None else self.size))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.total(x) / self.root_count(x)

@@ -48,6 +48,7 @@ class Settings:
     compile: bool = False
     adjoint_norm: str = "seminorm"
     term_by_term: bool = False
+    controlled: int | None = None
 
     @property
     def fixed(self) -> bool:

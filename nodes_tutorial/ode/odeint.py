@@ -42,7 +42,9 @@ def odeint(
             (attempts in all, by default 100,000), ``per_sample=True`` (own steps and own
             error norm for each element of the batch; not with ``gradient="adjoint"``),
             ``compile=True`` (``torch.compile``: the whole loop, or each step where a gradient is
-            wanted), ``adjoint_norm`` (``"seminorm"``
+            wanted), ``controlled`` (how many leading parts of a tuple state the error norm looks
+            at, all by default: what is only measured along the way need not shorten the steps),
+            ``adjoint_norm`` (``"seminorm"``
             leaves the parameters' adjoint out of the error norm and is the default, ``"full"``
             keeps it).
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same
@@ -73,6 +75,7 @@ def odeint(
     """
     settings = make_settings(method, rtol, atol, options, gradient)
     problem = Problem(func, y0, t, settings.norm.per_sample)
+    settings = problem.control(settings)
     moving = torch.is_grad_enabled() and t.requires_grad
     if moving:
         problem.y0 = _shift_start(problem)

@@ -12,7 +12,10 @@ from nodes_tutorial.ode.loops import Settings
 from nodes_tutorial.ode.tableaus import METHODS
 
 State = Tensor | tuple[Tensor, ...]
-OPTIONS = ("step_size", "first_step", "max_steps", "per_sample", "compile", "adjoint_norm")
+OPTIONS = (
+    *("step_size", "first_step", "max_steps", "per_sample", "compile", "adjoint_norm"),
+    "controlled",
+)
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 
 
@@ -39,6 +42,18 @@ class Problem:
         self.shapes = [part.shape for part in parts]
         self.sizes = [part.shape[self.lead :].numel() for part in parts]
         self.y0 = self.pack(parts) if self.is_tuple else y0
+
+    def control(self, settings: Settings) -> Settings:
+        """Settings whose error norm looks at ``options["controlled"]`` leading parts only."""
+        parts = settings.controlled
+        if parts is not None:
+            if not (self.is_tuple and 1 <= parts <= len(self.sizes)):
+                raise ValueError(
+                    "options['controlled'] must be a number of parts of a tuple state, at least 1; "
+                    f"got {parts!r} for {len(self.sizes)} part(s)"
+                )
+            settings.norm.size = sum(self.sizes[:parts])
+        return settings
 
     def field(self, t: Tensor, y: Tensor) -> Tensor:
         """The user's field on the joined state."""

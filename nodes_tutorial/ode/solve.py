@@ -161,6 +161,7 @@ def solve(
     if settings.compile:
         raise ValueError("options['compile'] keeps no record of steps; use odeint")
     problem = Problem(func, y0, t, settings.norm.per_sample)
+    settings = problem.control(settings)
     counts: dict[str, Any] = {}
     gather, kept = Gather(problem, problem.outputs[1:]), []
     for step in iterate(problem, settings, counts):

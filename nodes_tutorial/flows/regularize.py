@@ -1,0 +1,113 @@
+"""Penalties that keep a continuous flow easy to integrate, measured along the solve."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nodes_tutorial.flows.flow import Flow
+
+Rate = Callable[[Tensor, Tensor, bool], Tensor]
+
+
+def kinetic(
+    value: Float[Tensor, "*batch dim"], products: Float[Tensor, "k *batch dim"], probed: bool
+) -> Float[Tensor, "*batch"]:
+    r"""The rate :math:`\|f(t, x)\|^2`; its integral is the energy of the path.
+
+    Args:
+        value: the field.
+        products: of its Jacobian; not used.
+        probed: not used.
+
+    Chapter: def-ffjord-penalties
+
+    References: Finlay, Jacobsen, Nurbekyan and Oberman (2020), section 3.1.
+
+    >>> kinetic(torch.tensor([3.0, 4.0]), torch.zeros(1, 2), True)
+    tensor(25.)
+    """
+    return value.square().sum(-1)
+
+
+def jacobian(
+    value: Float[Tensor, "*batch dim"], products: Float[Tensor, "k *batch dim"], probed: bool
+) -> Float[Tensor, "*batch"]:
+    r"""The rate :math:`\|\partial f/\partial x\|_F^2`, from the products that the trace has made.
+
+    With probes it is the mean of :math:`\|J\varepsilon\|^2` (of
+    :math:`\|\varepsilon^\top J\|^2` for a field without a tangent rule), which is unbiased.
+
+    Args:
+        value: the field; not used.
+        products: of its Jacobian, with probes or with all unit vectors.
+        probed: whether they are with probes.
+
+    Chapter: def-ffjord-penalties
+
+    References: Finlay, Jacobsen, Nurbekyan and Oberman (2020), section 3.2.
+
+    >>> jacobian(torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 2.0]]), False)
+    tensor(9.)
+    """
+    squares = products.square().sum(-1)
+    return squares.mean(0) if probed else squares.sum(0)
+
+
+PENALTIES: dict[str, Rate] = {"kinetic": kinetic, "jacobian": jacobian}
+
+
+def penalized_nll(
+    flow: Flow, x: Float[Tensor, "batch dim"], weights: Mapping[str, float]
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    r"""Training loss of a regularized flow, in one solve for each transform.
+
+    .. math:: \frac1n\sum_i\Bigl[-\log p(x_i)
+        + \lambda_K\!\int\|f\|^2\,dt + \lambda_J\!\int\|\partial f/\partial x\|_F^2\,dt\Bigr]
+
+    Args:
+        flow: a flow; each of its ``CNF`` transforms must integrate the penalties named.
+        x: data.
+        weights: the factor of each penalty, by name.
+
+    Returns:
+        The loss, and its parts: ``"nll"`` and the unweighted means of the penalties.
+
+    Raises:
+        ValueError: a name is no penalty of a ``CNF`` of the flow, or the flow has no ``CNF``.
+
+    Chapter: def-ffjord-penalties
+
+    References: Finlay, Jacobsen, Nurbekyan and Oberman (2020), equation 6.
+
+    >>> from nodes_tutorial.flows import CNF, Flow, StandardNormal
+    >>> cnf = CNF(lambda t, x: 0 * x, regularize=("kinetic",))
+    >>> loss, parts = penalized_nll(
+    ...     Flow(StandardNormal(2), [cnf]), torch.zeros(1, 2), {"kinetic": 0.1}
+    ... )
+    >>> f"{loss:.4f} {parts['kinetic']:.4f}"
+    '1.8379 0.0000'
+    """
+    log_prob, totals = x.new_zeros(len(x)), dict.fromkeys(weights, x.new_zeros(()))
+    found = False
+    for transform in reversed(flow.transforms):
+        measured = getattr(transform, "regularize", None)
+        if measured is None:
+            x, ladj = transform.inverse(x)
+        else:
+            found = True
+            missing = [name for name in weights if name not in measured]
+            if missing:
+                raise ValueError(
+                    f"weights names {missing}, but a CNF of the flow integrates {list(measured)}: "
+                    "give it regularize="
+                )
+            x, ladj, penalties = transform.inverse_with_penalties(x)
+            totals = {name: totals[name] + penalties[name].mean() for name in weights}
+        log_prob = log_prob + ladj
+    if weights and not found:
+        raise ValueError("weights must be empty for a flow without a CNF")
+    nll = -(flow.base.log_prob(x) + log_prob).mean()
+    loss = nll + sum(weights[name] * totals[name] for name in weights)
+    return torch.as_tensor(loss), {"nll": nll, **totals}

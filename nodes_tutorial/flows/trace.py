@@ -1,0 +1,92 @@
+"""The divergence of a field: exactly, or estimated with random probes that are held."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nodes_tutorial.flows.field import Field, value_and_products
+
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def contract(
+    products: Float[Tensor, "k *batch dim"], v: Float[Tensor, "k *batch dim"] | None
+) -> Float[Tensor, "*batch"]:
+    r"""The trace from products of the Jacobian.
+
+    .. math:: \operatorname{tr}J = \sum_i e_i^\top J e_i
+        \qquad\text{or}\qquad \frac1k\sum_{j=1}^k \varepsilon_j^\top J\varepsilon_j
+
+    Args:
+        products: as ``value_and_products`` returns them.
+        v: the probes; None when the products are those of all unit vectors.
+
+    Returns:
+        The trace, or its estimate, at each point.
+
+    Chapter: prop-ffjord-unbiased
+
+    References: Grathwohl et al. (2019), section 3.1.
+
+    >>> contract(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), None)
+    tensor(5.)
+    """
+    if v is None:
+        return torch.einsum("i...i->...", products)
+    return (products * v).sum(-1).mean(0)
+
+
+def exact(field: Field) -> Divergence:
+    r"""The field together with its divergence, from dim products of the Jacobian.
+
+    Args:
+        field: ``f(t, x)``, each row by itself.
+
+    Returns:
+        A function of (t, x) with the value :math:`f(t, x)` of shape (\*batch, dim) and
+        :math:`\operatorname{tr}\partial f/\partial x` of shape (\*batch,).
+
+    Chapter: prop-continuous-cost
+
+    References: Chen, Rubanova, Bettencourt and Duvenaud (2018), theorem 1.
+
+    >>> value, trace = exact(lambda t, x: t * x**2)(torch.tensor(2.0), torch.tensor([[1.0, 3.0]]))
+    >>> trace
+    tensor([16.])
+    """
+    return _divergence(field, None)
+
+
+def hutchinson(field: Field, probes: Float[Tensor, "k *batch dim"]) -> Divergence:
+    r"""The field together with an unbiased estimate of its divergence.
+
+    The probes are part of what is returned: they stay the same at every call, as they must
+    during one solve.
+
+    Args:
+        field: ``f(t, x)``, each row by itself.
+        probes: from ``linalg.draw_probes``, k for each point.
+
+    Returns:
+        A function of (t, x) with the value and the mean of
+        :math:`\varepsilon^\top(\partial f/\partial x)\varepsilon` over the probes.
+
+    Chapter: prop-ffjord-unbiased
+
+    References: Hutchinson (1990); Grathwohl et al. (2019), section 3.1.
+
+    >>> probes = torch.tensor([[[1.0, -1.0]]])
+    >>> hutchinson(lambda t, x: x.flip(-1), probes)(torch.tensor(0.0), torch.zeros(1, 2))[1]
+    tensor([-2.])
+    """
+    return _divergence(field, probes)
+
+
+def _divergence(field: Field, v: Tensor | None) -> Divergence:
+    def value_and_trace(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, products = value_and_products(field, t, x, v)
+        return value, contract(products, v)
+
+    return value_and_trace
