@@ -1,0 +1,234 @@
+"""Coupling layers: one part of a point moves the other, so the Jacobian is triangular."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nodes_tutorial.flows.density import StandardNormal
+from nodes_tutorial.flows.flow import Flow, Transform
+from nodes_tutorial.flows.linear import ActNorm, Diagonal
+from nodes_tutorial.flows.masks import half_mask
+from nodes_tutorial.nets import MLP
+
+
+class AffineCoupling(Transform):
+    r"""Scale and shift one part of a point, as the other part says.
+
+    .. math:: x_A = z_A, \qquad x_B = z_B \odot e^{s(z_A)} + t(z_A), \qquad
+        \log\Bigl|\det\frac{\partial x}{\partial z}\Bigr| = \sum_i s_i(z_A)
+
+    The log-scale is :math:`s = c\tanh(a)` with the bound c, so that no entry is scaled by more than
+    :math:`e^{c}`. With ``scale=False`` there is only the shift, and the volume is kept.
+
+    Args:
+        mask: true on A, the part that is kept. With one axis it splits the first axis of a point:
+            the entries of a vector or the channels of an image. With the three axes of an
+            image it may be any pattern, such as a checkerboard.
+        net: gives t and a, one after the other along the first axis of a point. A mask of one axis
+            hands it A alone and asks for values on B alone. A mask of three axes hands it the
+            image with B set to zero and asks for values everywhere; those on A are not used.
+        event_dims: 1 for vectors, 3 for images.
+        scale: whether to scale as well as to shift.
+        bound: the bound c.
+
+    Raises:
+        ValueError: a mask that keeps all or nothing, or whose axes do not fit ``event_dims``.
+
+    Chapter: thm-normalizing-coupling
+
+    References: Dinh, Krueger and Bengio (2015), section 3; Dinh, Sohl-Dickstein and Bengio
+        (2017), equations 4 to 9.
+
+    >>> layer = AffineCoupling(half_mask(2), MLP([1, 8, 2]))
+    >>> x, ladj = layer(torch.tensor([[1.0, 2.0]]))
+    >>> x[0, 0].item(), ladj.shape
+    (1.0, torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        mask: Bool[Tensor, "..."],
+        net: nn.Module,
+        *,
+        event_dims: int = 1,
+        scale: bool = True,
+        bound: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if mask.ndim not in (1, event_dims):
+            raise ValueError(f"mask must have 1 or {event_dims} axes, got {mask.ndim}")
+        if mask.all() or not mask.any():
+            raise ValueError("mask must keep some entries and change some, got all alike")
+        self.event_dims, self.net, self.scale, self.bound = event_dims, net, scale, bound
+        self.by_parts = mask.ndim == 1
+        kept = int(mask.sum())
+        # A in one piece needs no reordering: the two parts are views
+        self.a_first = bool(mask[:kept].all()) if self.by_parts else True
+        in_one_piece = self.a_first or bool(mask[-kept:].all())
+        self.sizes = (kept, len(mask) - kept) if self.a_first else (len(mask) - kept, kept)
+        order = None
+        if self.by_parts and not in_one_piece:
+            self.a_first, self.sizes = True, (kept, len(mask) - kept)
+            order = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
+        self.register_buffer("order", order)
+        self.register_buffer("back", None if order is None else order.argsort())
+        self.register_buffer("mask", mask)
+
+    def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+        """Noise to data: scale, then shift."""
+        a, b = self._split(z)
+        s, t = self._scale_and_shift(a)
+        if s is None:
+            return self._merge(a, b + t), z.new_zeros(z.shape[: z.ndim - self.event_dims])
+        return self._merge(a, b * s.exp() + t), s.flatten(s.ndim - self.event_dims).sum(-1)
+
+    def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+        """Data to noise: the same s and t, since A is the same on both sides."""
+        a, b = self._split(x)
+        s, t = self._scale_and_shift(a)
+        if s is None:
+            return self._merge(a, b - t), x.new_zeros(x.shape[: x.ndim - self.event_dims])
+        s = -s
+        return self._merge(a, (b - t) * s.exp()), s.flatten(s.ndim - self.event_dims).sum(-1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.by_parts:
+            a = x * self.mask
+            return a, x - a
+        if self.order is not None:
+            x = x.index_select(-self.event_dims, self.order)
+        first, second = x.split(self.sizes, -self.event_dims)
+        return (first, second) if self.a_first else (second, first)
+
+    def _merge(self, a: Tensor, b: Tensor) -> Tensor:
+        if not self.by_parts:
+            return a + b
+        x = torch.cat([a, b] if self.a_first else [b, a], -self.event_dims)
+        return x if self.back is None else x.index_select(-self.event_dims, self.back)
+
+    def _scale_and_shift(self, a: Tensor) -> tuple[Tensor | None, Tensor]:
+        values = self.net(a)
+        if not self.by_parts:  # values on A must not matter
+            changed = ~self.mask
+            values = values * (torch.cat([changed, changed]) if self.scale else changed)
+        if not self.scale:
+            return None, values
+        t, s = values.chunk(2, -self.event_dims)
+        return torch.tanh(s) * self.bound, t
+
+
+class NICE(Flow):
+    r"""Additive couplings, which keep the volume, and one diagonal scale at the end.
+
+    The halves that are kept take turns. The log-determinant is the same at every point:
+    :math:`\sum_i s_i` of the scale.
+
+    Args:
+        dim: number of features, at least 2.
+        layers: number of couplings, at least 2: with one, half of the features stay normal.
+        hidden: width of each hidden layer of the shifts.
+        activation: a key of ``nets.ACTIVATIONS``.
+        generator: source of the initial weights; None means PyTorch's global one.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
+
+    Raises:
+        ValueError: ``dim`` or ``layers`` below 2.
+
+    Chapter: thm-normalizing-coupling
+
+    References: Dinh, Krueger and Bengio (2015), section 3.
+
+    >>> NICE(3).log_prob(torch.zeros(5, 3)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int = 4,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        like = {"dtype": dtype, "device": device}
+        how = {"scale": False, "hidden": hidden, "activation": activation, "generator": generator}
+        couplings = _couplings(dim, layers, **how, **like)
+        super().__init__(StandardNormal(dim, **like), [*couplings, Diagonal(dim, **like)])
+
+
+class RealNVP(Flow):
+    r"""Affine couplings, with the halves that are kept taking turns.
+
+    Args:
+        dim: number of features, at least 2.
+        layers: number of couplings, at least 2: with one, half of the features stay normal.
+        hidden: width of each hidden layer of the scales and shifts.
+        activation: a key of ``nets.ACTIVATIONS``.
+        generator: source of the initial weights; None means PyTorch's global one.
+        actnorm: whether an ``ActNorm`` follows each coupling; see ``data_init``.
+        bound: largest absolute log-scale of a coupling.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
+
+    Raises:
+        ValueError: ``dim`` or ``layers`` below 2.
+
+    Chapter: thm-normalizing-coupling
+
+    References: Dinh, Sohl-Dickstein and Bengio (2017), sections 3.2 to 3.5.
+
+    >>> flow = RealNVP(2, layers=4)
+    >>> flow.sample(5).shape, flow.log_prob(torch.zeros(2)).shape
+    (torch.Size([5, 2]), torch.Size([]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int = 8,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+        *,
+        actnorm: bool = False,
+        bound: float = 2.0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        like = {"dtype": dtype, "device": device}
+        how = {"bound": bound, "hidden": hidden, "activation": activation, "generator": generator}
+        transforms: list[Transform] = []
+        for coupling in _couplings(dim, layers, **how, **like):
+            transforms += [coupling, ActNorm(dim, **like)] if actnorm else [coupling]
+        super().__init__(StandardNormal(dim, **like), transforms)
+
+
+def _couplings(
+    dim: int,
+    layers: int,
+    hidden: Sequence[int],
+    activation: str,
+    generator: torch.Generator | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    scale: bool = True,
+    bound: float = 2.0,
+) -> list[Transform]:
+    if dim < 2:
+        raise ValueError(f"dim must be at least 2, for a coupling has two parts, got {dim}")
+    if layers < 2:
+        raise ValueError(f"layers must be at least 2, for the parts take turns, got {layers}")
+    like = {"dtype": dtype, "device": device}
+    made: list[Transform] = []
+    for i in range(layers):
+        mask = half_mask(dim, i % 2)
+        kept, outputs = int(mask.sum()), 2 if scale else 1
+        net = MLP([kept, *hidden, outputs * (dim - kept)], activation, generator, **like)
+        made.append(AffineCoupling(mask.to(device), net, scale=scale, bound=bound))
+    return made

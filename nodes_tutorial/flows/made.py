@@ -1,0 +1,118 @@
+"""Networks whose output for entry i sees only the entries before i: masked weights."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nodes_tutorial.nets import reset_parameters
+
+_ACTIVATIONS = {
+    "relu": torch.relu_,  # in place: what it overwrites is used by nothing else
+    "tanh": torch.tanh_,
+    "elu": F.elu,
+    "silu": F.silu,
+    "softplus": F.softplus,
+}
+
+
+def made_masks(
+    dim: int, hidden: Sequence[int], outputs: int = 2, reverse: bool = False
+) -> list[Bool[Tensor, "rows columns"]]:
+    r"""Which weights of a network may stay so that output i sees only the inputs before i.
+
+    Give input i the degree i, spread the degrees 1 … dim - 1 evenly over the units of each hidden
+    layer, and give each output of entry i the degree i - 1. A weight stays if the degree of its row
+    is at least that of its column. By induction a unit of degree k is a function of the inputs
+    1 … k.
+
+    Args:
+        dim: number of inputs.
+        hidden: width of each hidden layer.
+        outputs: numbers for each entry: the first ones of all entries, then the second ones.
+        reverse: number the entries from the last to the first.
+
+    Returns:
+        One mask for each layer, rows for outputs and columns for inputs.
+
+    Raises:
+        ValueError: a width below 1.
+
+    Chapter: thm-normalizing-autoregressive
+
+    References: Germain, Gregor, Murray and Larochelle (2015), equations 11 to 13.
+
+    >>> made_masks(3, [2], outputs=1)[0].int()
+    tensor([[1, 0, 0],
+            [1, 1, 0]], dtype=torch.int32)
+    """
+    if min([dim, outputs, *hidden]) < 1:
+        raise ValueError(f"dim, hidden and outputs must be 1 or more, got {dim, hidden, outputs}")
+    first = torch.arange(1, dim + 1)
+    first = first.flip(0) if reverse else first
+    degrees = [first]
+    for width in hidden:
+        degrees.append(torch.arange(width) * (dim - 1) // width + min(1, dim - 1))
+    degrees.append(first.repeat(outputs) - 1)
+    return [rows[:, None] >= columns for columns, rows in pairwise(degrees)]
+
+
+class MADE(nn.Module):
+    """A multilayer perceptron whose weights are masked so that it is autoregressive.
+
+    Args:
+        dim: number of inputs.
+        hidden: width of each hidden layer.
+        outputs: numbers for each entry, see ``made_masks``.
+        reverse: number the entries from the last to the first.
+        activation: one of relu, tanh, elu, silu, softplus.
+        generator: source of the initial weights; None means PyTorch's global one.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
+
+    Raises:
+        ValueError: as for ``made_masks``; unknown ``activation``.
+
+    Chapter: thm-normalizing-autoregressive
+
+    References: Germain, Gregor, Murray and Larochelle (2015), section 4.
+
+    >>> net = MADE(3, [16])
+    >>> torch.autograd.functional.jacobian(lambda x: net(x)[:3], torch.ones(3)).triu().any().item()
+    False
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: Sequence[int] = (64, 64),
+        outputs: int = 2,
+        reverse: bool = False,
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            known = sorted(_ACTIVATIONS)
+            raise ValueError(f"activation must be one of {known}, got {activation!r}")
+        self.activation = _ACTIVATIONS[activation]
+        masks = made_masks(dim, hidden, outputs, reverse)
+        sizes = [dim, *hidden, outputs * dim]
+        like = {"dtype": dtype, "device": device}
+        self.layers = nn.ModuleList(nn.Linear(a, b, **like) for a, b in pairwise(sizes))
+        for layer, mask in zip(self.layers, masks, strict=True):
+            layer.register_buffer("mask", mask.to(layer.weight))
+        reset_parameters(self, generator)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch k"]:
+        """Apply the network to the last axis of ``x``."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = self.activation(F.linear(x, layer.weight * layer.mask, layer.bias))
+        return F.linear(x, last.weight * last.mask, last.bias)
