@@ -1,10 +1,17 @@
 """Normalizing flows: densities made of invertible maps, discrete and continuous."""
 
+from nodes_tutorial.flows.autoregressive import IAF, MAF, AutoregressiveAffine
 from nodes_tutorial.flows.continuous import CNF
+from nodes_tutorial.flows.coupling import NICE, AffineCoupling, RealNVP
 from nodes_tutorial.flows.density import Density, Gaussian, StandardNormal, fit_gaussian
 from nodes_tutorial.flows.field import PlanarField
 from nodes_tutorial.flows.flow import Flow, Inverse, Transform
+from nodes_tutorial.flows.glow import Chain, ConvNet, Glow, OnChannels, Squeezed
+from nodes_tutorial.flows.images import Logit, bits_per_dim, dequantize, quantize
 from nodes_tutorial.flows.kde import KernelDensity, loo_log_likelihood, select_bandwidth
+from nodes_tutorial.flows.linear import ActNorm, Diagonal, InvertibleLinear, data_init
+from nodes_tutorial.flows.made import MADE, made_masks
+from nodes_tutorial.flows.masks import alternating_mask, checkerboard_mask, half_mask
 from nodes_tutorial.flows.matching import PosteriorVelocity, flow_matching_loss
 from nodes_tutorial.flows.planar import PlanarTransform
 from nodes_tutorial.flows.regularize import penalized_nll
@@ -14,22 +21,46 @@ from nodes_tutorial.flows.transport import optimal_pairs, straightness, wasserst
 __all__ = [
     "CNF",
     "ENERGIES",
+    "IAF",
+    "MADE",
+    "MAF",
+    "NICE",
+    "ActNorm",
+    "AffineCoupling",
+    "AutoregressiveAffine",
     "BoxTarget",
+    "Chain",
+    "ConvNet",
     "Density",
+    "Diagonal",
     "Flow",
     "Gaussian",
+    "Glow",
     "Inverse",
+    "InvertibleLinear",
     "KernelDensity",
+    "Logit",
+    "OnChannels",
     "PlanarField",
     "PlanarTransform",
     "PosteriorVelocity",
+    "RealNVP",
+    "Squeezed",
     "StandardNormal",
     "Transform",
+    "alternating_mask",
+    "bits_per_dim",
+    "checkerboard_mask",
+    "data_init",
+    "dequantize",
     "fit_gaussian",
     "flow_matching_loss",
+    "half_mask",
     "loo_log_likelihood",
+    "made_masks",
     "optimal_pairs",
     "penalized_nll",
+    "quantize",
     "reverse_kl",
     "select_bandwidth",
     "straightness",

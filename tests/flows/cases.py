@@ -12,8 +12,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nodes_tutorial.flows import CNF, PlanarField, PlanarTransform, Transform
-from nodes_tutorial.nets import TimeMLP
+from nodes_tutorial.flows import (
+    CNF,
+    IAF,
+    MAF,
+    NICE,
+    ActNorm,
+    AffineCoupling,
+    AutoregressiveAffine,
+    Chain,
+    ConvNet,
+    Diagonal,
+    Glow,
+    InvertibleLinear,
+    Logit,
+    PlanarField,
+    PlanarTransform,
+    RealNVP,
+    Transform,
+    alternating_mask,
+    checkerboard_mask,
+    half_mask,
+)
+from nodes_tutorial.nets import MLP, TimeMLP
 
 
 @dataclass(frozen=True)
@@ -59,10 +80,10 @@ class Scale(Transform):
         return (x - self.b) / self.a, -self.a.abs().log().sum().expand(x.shape[:-1])
 
 
-def cnf(field: Callable[[torch.dtype], torch.nn.Module]) -> Callable[[torch.dtype], Transform]:
+def cnf(field: Callable[..., torch.nn.Module], *sizes: object) -> Callable[..., Transform]:
     """A flow on a fixed grid, which `vmap` needs, at an order that makes its error round-off."""
     grid = {"method": "dopri8", "options": {"step_size": 1 / 8}}
-    return lambda dtype: CNF(field(dtype), **grid)
+    return lambda dtype: CNF(field(*sizes, generator=rng(), dtype=torch.float64).to(dtype), **grid)
 
 
 def folding(dtype: torch.dtype) -> PlanarTransform:
@@ -74,10 +95,105 @@ def folding(dtype: torch.dtype) -> PlanarTransform:
     return transform
 
 
+def settled(build: Callable[[], Transform]) -> Callable[[torch.dtype], Transform]:
+    """Weights drawn in float64 and shaken, so that both precisions and no identity are tested."""
+
+    def make(dtype: torch.dtype) -> Transform:
+        transform, generator = build().double(), rng(5)
+        with torch.no_grad():
+            for parameter in transform.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(0.1 * noise)
+        return transform.to(dtype)
+
+    return make
+
+
+def affine(mask: Tensor, **options) -> Callable[[torch.dtype], Transform]:
+    kept, outputs = int(mask.sum()), 2 if options.get("scale", True) else 1
+    return settled(
+        lambda: AffineCoupling(
+            mask, MLP([kept, 8, outputs * (len(mask) - kept)], generator=rng()), **options
+        )
+    )
+
+
+class Smooth(torch.nn.Module):
+    """A small convolutional network with a bounded smooth activation, for differences."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.net = ConvNet(inputs, 4, outputs, rng())
+        self.net.layers[1] = self.net.layers[3] = torch.nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def glow() -> Transform:
+    flow = Glow((1, 4, 4), levels=2, steps=2, width=4, generator=rng())
+    for module in flow.modules():
+        if isinstance(module, ConvNet):
+            module.layers[1] = module.layers[3] = torch.nn.Tanh()
+    return flow.transforms[0]
+
+
 CASES: dict[str, Case] = {
     "planar": Case(lambda dtype: PlanarTransform(3, rng(), dtype=dtype)),
     "planar_folding": Case(folding, shape=(2,)),
     "scale": Case(Scale, zeros=lambda: ~torch.eye(3, dtype=torch.bool)),
-    "cnf": Case(cnf(lambda dtype: TimeMLP(3, [8, 8], generator=rng(), dtype=dtype))),
-    "cnf planar": Case(cnf(lambda dtype: PlanarField(3, 4, generator=rng(), dtype=dtype))),
+    "cnf": Case(cnf(TimeMLP, 3, [8, 8])),
+    "cnf planar": Case(cnf(PlanarField, 3, 4)),
+    "coupling": Case(affine(half_mask(5)), (5,), lambda: coupling(~half_mask(5))),
+    "coupling second half": Case(affine(half_mask(4, 1)), (4,), lambda: coupling(~half_mask(4, 1))),
+    "coupling alternating": Case(
+        affine(alternating_mask(5, 1)), (5,), lambda: coupling(~alternating_mask(5, 1))
+    ),
+    "coupling additive": Case(
+        affine(half_mask(4), scale=False), (4,), lambda: coupling(~half_mask(4))
+    ),
+    "coupling channels": Case(
+        settled(lambda: AffineCoupling(half_mask(4), Smooth(2, 4), event_dims=3)),
+        (4, 2, 2),
+        lambda: coupling(~half_mask(4)[:, None, None].expand(4, 2, 2)),
+    ),
+    "coupling checkerboard": Case(
+        settled(lambda: AffineCoupling(checkerboard_mask((1, 4, 3)), Smooth(1, 2), event_dims=3)),
+        (1, 4, 3),
+        lambda: coupling(~checkerboard_mask((1, 4, 3))),
+    ),
+    "diagonal": Case(settled(lambda: Diagonal(3)), zeros=lambda: ~torch.eye(3, dtype=torch.bool)),
+    "actnorm": Case(settled(lambda: ActNorm(3)), zeros=lambda: ~torch.eye(3, dtype=torch.bool)),
+    "actnorm channels": Case(settled(lambda: ActNorm(2, event_dims=3)), (2, 3, 2)),
+    "linear": Case(settled(lambda: InvertibleLinear(4, generator=rng())), (4,)),
+    "linear channels": Case(
+        settled(lambda: InvertibleLinear(3, event_dims=3, generator=rng())), (3, 2, 2)
+    ),
+    "autoregressive": Case(
+        settled(lambda: AutoregressiveAffine(4, [8, 8], activation="tanh", generator=rng())),
+        (4,),
+        lambda: autoregressive(range(4)),
+    ),
+    "autoregressive reversed": Case(
+        settled(lambda: AutoregressiveAffine(4, [8], True, "tanh", rng())),
+        (4,),
+        lambda: autoregressive([3, 2, 1, 0]),
+    ),
+    "autoregressive one entry": Case(
+        settled(lambda: AutoregressiveAffine(2, [], activation="tanh", generator=rng())), (2,)
+    ),
+    "realnvp": Case(
+        settled(lambda: Chain(RealNVP(3, 4, [8], "tanh", rng(), actnorm=True).transforms))
+    ),
+    "nice": Case(settled(lambda: Chain(NICE(3, 4, [8], "tanh", rng()).transforms))),
+    "maf": Case(settled(lambda: Chain(MAF(3, 3, [8], "tanh", rng(), actnorm=True).transforms))),
+    "iaf": Case(
+        settled(
+            lambda: Chain(
+                IAF(3, layers=2, hidden=[8], activation="tanh", generator=rng()).transforms
+            )
+        )
+    ),
+    "glow": Case(settled(glow), (1, 4, 4)),
+    "logit": Case(lambda dtype: Logit(1).to(dtype), (3,), lambda: ~torch.eye(3, dtype=torch.bool)),
 }
