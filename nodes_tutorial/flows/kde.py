@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from nodes_tutorial.flows.density import LOG_TAU, fit_gaussian
 
 _PAIRS = 2**22  # most pairs of points that are held at a time: 32 MiB in double precision
-_NOTHING = -60.0  # e^-60 beside e^0 is lost in rounding, and faster than numbers that underflow
 _CANDIDATES = 9
 
 
@@ -27,9 +26,12 @@ class KernelDensity(nn.Module):
         x: the points, at least dim + 1 in general position.
         bandwidth: ``"scott"``, ``"silverman"``, ``"cv"`` or a positive number.
 
+    Attributes:
+        bandwidth: the number h that was chosen.
+
     Raises:
-        ValueError: unknown or non-positive ``bandwidth``; points in a hyperplane; ``"cv"`` with
-            repeated points, for which no best bandwidth exists.
+        ValueError: unknown or non-positive ``bandwidth``; points in a hyperplane; ``"cv"`` when
+            every point is repeated, so that no bandwidth is best.
 
     Chapter: def-density-kernel
 
@@ -48,16 +50,16 @@ class KernelDensity(nn.Module):
         self.register_buffer("mean", fit.mean)
         self.register_buffer("factor", factor)
         self.register_buffer("points", points)
-        self.bandwidth = _bandwidth(bandwidth, points)
+        self.register_buffer("bandwidth", points.new_tensor(_bandwidth(bandwidth, points)))
 
     def log_prob(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Log-density in nats, by chunks of rows: memory does not grow with the batch."""
         rows = (x - self.mean).reshape(-1, x.shape[-1])
         white = torch.linalg.solve_triangular(self.factor.mT, rows, upper=True, left=False)
         size = max(1, _PAIRS // len(self.points))
+        rate = 0.5 / self.bandwidth.square()
         sums = [
-            (squared_distances(chunk, self.points) / (-2 * self.bandwidth**2)).logsumexp(-1)
-            for chunk in white.split(size)
+            log_bumps(squared_distances(chunk, self.points), rate) for chunk in white.split(size)
         ]
         return torch.cat(sums).reshape(x.shape[:-1]) - self._log_norm()
 
@@ -84,7 +86,7 @@ class KernelDensity(nn.Module):
 
     def _log_norm(self) -> Tensor:
         n, dim = self.points.shape
-        scale = dim * (math.log(self.bandwidth) + LOG_TAU / 2) + math.log(n)
+        scale = dim * (self.bandwidth.log() + LOG_TAU / 2) + math.log(n)
         return self.factor.diagonal().log().sum() + scale
 
 
@@ -108,6 +110,29 @@ def squared_distances(
         gap = a[:, None, axis] - b[None, :, axis]
         total = total + gap * gap
     return total
+
+
+def log_bumps(
+    square: Float[Tensor, "rows n"], rate: Float[Tensor, ""] | Float[Tensor, "m 1 1"]
+) -> Float[Tensor, "*m rows"]:
+    r"""Row by row :math:`\log\sum_j e^{-r D_{ij}}`, faster than ``logsumexp`` and as exact.
+
+    The smallest entry of a row is taken out, so that one term is 1. Terms below :math:`e^{-60}`
+    are lost in rounding; they are cut there, because numbers that underflow are slow.
+
+    Args:
+        square: squared distances D.
+        rate: r, one or several.
+
+    Returns:
+        The logarithms.
+
+    >>> log_bumps(torch.tensor([[0.0, 0.0]]), torch.tensor(1.0))
+    tensor([0.6931])
+    """
+    nearest = square.amin(-1, keepdim=True)
+    bumps = ((nearest - square) * rate).clamp_(min=-60.0).exp_().sum(-1)
+    return bumps.log() - (nearest * rate).squeeze(-1)
 
 
 def loo_log_likelihood(
@@ -134,15 +159,12 @@ def loo_log_likelihood(
     n, dim = x.shape
     total = torch.zeros_like(bandwidths)
     size = max(1, _PAIRS // (n * len(bandwidths)))
-    rates = -0.5 / bandwidths.square()
+    rates = 0.5 / bandwidths.square()
     for start in range(0, n, size):
         rows = torch.arange(start, min(start + size, n), device=x.device)
         square = squared_distances(x[rows], x)
         square[rows - start, rows] = math.inf
-        nearest = square.amin(-1, keepdim=True)  # taken out, so that one term is e^0
-        powers = (square - nearest) * rates[:, None, None]
-        bumps = powers.clamp_(min=_NOTHING).exp_().sum(-1)
-        total = total + bumps.log().sum(-1) + rates * nearest.sum()
+        total = total + log_bumps(square, rates[:, None, None]).sum(-1)
     return total / n - math.log(n - 1) - dim * (bandwidths.log() + LOG_TAU / 2)
 
 
