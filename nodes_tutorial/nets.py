@@ -2,11 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from nodes_tutorial.tangents import propagate
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -15,16 +17,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
-}
-
-# slope of each activation, from its input h and its output y
-_SLOPES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.Tanh: lambda h, y: 1 - y * y,
-    nn.ReLU: lambda h, y: (h > 0).to(h.dtype),
-    nn.Softplus: lambda h, y: torch.sigmoid(h),
-    nn.ELU: lambda h, y: (y + 1).clamp(max=1),
-    nn.SiLU: lambda h, y: y + torch.sigmoid(h) * (1 - y),
-    nn.Sigmoid: lambda h, y: y * (1 - y),
 }
 
 
@@ -101,27 +93,8 @@ class MLP(nn.Module):
         >>> net.value_and_tangents(torch.zeros(5, 2))[1].shape
         torch.Size([2, 5, 3])
         """
-        first = self.layers[0]
-        return self._propagate(first.weight, first.bias, x, v)
-
-    def _propagate(
-        self, weight: Tensor, bias: Tensor, x: Tensor, v: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Value and tangents, with this matrix and this bias in the first layer."""
-        if bias.dim() == 1:
-            y = nn.functional.linear(x, weight, bias)
-        else:  # one time for each row
-            y = x @ weight.mT + bias
-        if v is None:
-            p = weight.mT.contiguous().view(-1, *(1 for _ in x.shape[:-1]), len(weight))
-        else:
-            p = v @ weight.mT
-        layers = self.layers
-        for activation, affine in zip(layers[1::2], layers[2::2], strict=True):
-            h, y = y, activation(y)
-            p = _SLOPES[type(activation)](h, y) * p
-            y, p = affine(y), p @ affine.weight.mT
-        return y, p.expand(-1, *y.shape)
+        affine = [part for layer in self.layers[::2] for part in (layer.weight, layer.bias)]
+        return propagate(self.layers[1] if affine[2:] else None, affine, x, v)
 
 
 class TimeMLP(nn.Module):
@@ -193,9 +166,11 @@ class TimeMLP(nn.Module):
         Returns:
             As ``MLP.value_and_tangents``.
         """
-        first = self.mlp.layers[0]
-        weight, slope = first.weight[:, :-1], first.weight[:, -1]
-        return self.mlp._propagate(weight, first.bias + t.to(y.dtype) * slope, y, v)
+        layers = self.mlp.layers
+        affine = [part for layer in layers[::2] for part in (layer.weight, layer.bias)]
+        weight, slope = affine[0][:, :-1], affine[0][:, -1]
+        affine[:2] = weight, affine[1] + t.to(y.dtype) * slope
+        return propagate(layers[1] if affine[2:] else None, affine, y, v)
 
 
 def reset_parameters(module: nn.Module, generator: torch.Generator | None = None) -> None:
