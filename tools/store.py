@@ -28,6 +28,7 @@ LAYERS = (
     ("bayes",),
     ("implicit", "invariance", "generalization"),
     ("meta",),
+    ("experiments",),
 )
 
 

@@ -1,6 +1,6 @@
 """Data that the chapters use: generators of their own, and files behind a checksum."""
 
-from nodes_tutorial.data import registry, spirals, toy2d
+from nodes_tutorial.data import registry, spirals, tabular, toy2d
 from nodes_tutorial.data.images import digits, have_mnist10k, mnist10k, read_idx
 from nodes_tutorial.data.registry import DataError
 
@@ -9,8 +9,10 @@ __all__ = [
     "digits",
     "have_mnist10k",
     "mnist10k",
+    "nested",
     "read_idx",
     "registry",
     "spirals",
+    "tabular",
     "toy2d",
 ]

@@ -1,4 +1,4 @@
-"""Files that are fetched once, checked by sha256 and kept in the user's cache.
+"""Files that are fetched once, checked by checksum and kept in the user's cache.
 
 A file is looked for in the folder that the environment variable ``NODES_TUTORIAL_DATA`` names,
 under its registry name; then in the cache; then at its public address.
@@ -11,7 +11,7 @@ from typing import Any
 
 ENVIRONMENT = "NODES_TUTORIAL_DATA"
 
-# name: (sha256, public address)
+# name: (sha256, or "md5:" and the md5 where no sha256 is published; public address)
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 FILES: dict[str, tuple[str, str]] = {
     "mnist_t10k/t10k-images-idx3-ubyte.gz": (
@@ -21,6 +21,11 @@ FILES: dict[str, tuple[str, str]] = {
     "mnist_t10k/t10k-labels-idx1-ubyte.gz": (
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
+    ),
+    # the pre-processed sets of the MAF experiments, doi 10.5281/zenodo.1161203; large
+    "maf/data.tar.gz": (
+        "md5:9b9c9b0375315ad270eba4ce80c093ab",
+        "https://zenodo.org/record/1161203/files/data.tar.gz",
     ),
 }
 
@@ -43,16 +48,16 @@ def fetch(name: str) -> Path:
         DataError: the download failed, as it does offline, or the file under
             ``NODES_TUTORIAL_DATA`` or the downloaded one has another checksum.
     """
-    sha256, address = _entry(name)
+    known, address = _entry(name)
     here = _local(name)
     if here is not None:
-        _verify(here, sha256)
+        verify(here, known)
         return here
     pooch = _pooch()
     try:
         path = pooch.retrieve(
             address,
-            known_hash=f"sha256:{sha256}",
+            known_hash=known if ":" in known else f"sha256:{known}",
             fname=Path(name).name,
             path=_cache() / Path(name).parent,
             downloader=pooch.HTTPDownloader(progressbar=False, timeout=30),
@@ -104,7 +109,18 @@ def _cache() -> Path:
     return Path(_pooch().os_cache("nodes-tutorial"))
 
 
-def _verify(path: Path, sha256: str) -> None:
-    found = _pooch().file_hash(str(path), alg="sha256")
-    if found != sha256:
-        raise DataError(f"{path} has sha256 {found}, and {sha256} is wanted: replace the file")
+def verify(path: Path, known: str) -> None:
+    """Refuse a file with another checksum.
+
+    Args:
+        path: the file.
+        known: its sha256, or the name of another algorithm, a colon and the checksum.
+
+    Raises:
+        DataError: the file has another checksum.
+    """
+    algorithm, _, digest = known.rpartition(":")
+    algorithm = algorithm or "sha256"
+    found = _pooch().file_hash(str(path), alg=algorithm)
+    if found != digest.lower():
+        raise DataError(f"{path} has {algorithm} {found}, and {digest} is wanted: replace the file")

@@ -1,0 +1,114 @@
+"""``python -m nodes_tutorial.experiments``: the runs behind the page of results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Runs that are too long for a page. Each adds its rows to a JSON file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Seeds = Annotated[str, typer.Option(help="seeds, separated by commas")]
+Out = Annotated[Path, typer.Option(help="file that the rows are added to")]
+Threads = Annotated[int, typer.Option(help="threads on the CPU; 0 keeps PyTorch's choice")]
+
+
+@app.command()
+def ffjord(
+    dataset: Annotated[str, typer.Option(help="a toy, miniboone or power")] = "8gaussians",
+    model: Annotated[str, typer.Option(help="cnf, fm, realnvp, maf, gaussian or kde")] = "cnf",
+    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    batch: Annotated[int | None, typer.Option(help="points an update")] = None,
+    rate: Annotated[float | None, typer.Option(help="first learning rate")] = None,
+    hidden: Annotated[str | None, typer.Option(help="widths, such as 64,64,64")] = None,
+    activation: Annotated[str | None, typer.Option(help="tanh, softplus, silu, ...")] = None,
+    layers: Annotated[int | None, typer.Option(help="couplings, or fields in a row")] = None,
+    trace: Annotated[str, typer.Option(help="exact or hutchinson, in training")] = "exact",
+    kinetic: Annotated[float, typer.Option(help="factor of the kinetic penalty")] = 0.0,
+    jacobian: Annotated[float, typer.Option(help="factor of the Jacobian penalty")] = 0.0,
+    method: Annotated[str, typer.Option(help="solver in training")] = "dopri5",
+    step_size: Annotated[float | None, typer.Option(help="step of a fixed-step solver")] = None,
+    tolerance: Annotated[float, typer.Option(help="of adaptive solvers")] = 1e-5,
+    coupling: Annotated[str, typer.Option(help="independent or ot, for fm")] = "independent",
+    train_points: Annotated[int, typer.Option(help="for gaussian and kde on a toy")] = 10_000,
+    test_points: Annotated[int, typer.Option(help="of a toy")] = 10_000,
+    seeds: Seeds = "0",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    checkpoint: Annotated[Path | None, typer.Option(help="to write and resume from")] = None,
+    every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
+    data: Annotated[Path | None, typer.Option(help="your copy of a tabular set")] = None,
+    sha256: Annotated[str | None, typer.Option(help="its checksum")] = None,
+    threads: Threads = 1,
+    out: Out = Path("results/density.json"),
+) -> None:
+    """Train a density model by maximum likelihood and report its likelihood."""
+    from nodes_tutorial.data import DataError, tabular
+    from nodes_tutorial.experiments.density import Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    _threads(threads)
+    try:
+        splits = tabular.load(dataset, data, sha256) if dataset in tabular.SETS else None
+        for seed in _numbers(seeds, "seeds"):
+            widths = None if hidden is None else tuple(_numbers(hidden, "hidden"))
+            run = Run(
+                dataset, model, steps, batch, rate, widths, activation, layers, trace, kinetic,
+                jacobian, method, step_size, tolerance, coupling, train_points, test_points, seed,
+                device,
+            )  # fmt: skip
+            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{seed}.pt"))
+            row, _ = execute(run, checkpoint=path, every=every, splits=splits)
+            append(out, row, ("dataset", "model", "coupling", "seed"))
+            excess = f", {row['excess']:.4f} above the floor" if "excess" in row else ""
+            typer.echo(f"{dataset} {model} seed {seed}: {row['nll']:.4f} nats{excess}")
+    except (DataError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def matching(
+    dataset: Annotated[str, typer.Option(help="a toy")] = "8gaussians",
+    method: Annotated[str, typer.Option(help="CFM, OT-CFM, FFJORD or all")] = "all",
+    seconds: Annotated[float, typer.Option(help="CPU time of each training")] = 60.0,
+    width: Annotated[int, typer.Option(help="of the three hidden layers")] = 64,
+    seeds: Seeds = "0,1,2",
+    threads: Threads = 1,
+    out: Out = Path("results/matching.json"),
+) -> None:
+    """Compare flow matching, OT-CFM and maximum likelihood at equal CPU time."""
+    from nodes_tutorial.experiments.matching import METHODS, compare
+    from nodes_tutorial.experiments.record import append
+
+    _threads(threads)
+    try:
+        for seed in _numbers(seeds, "seeds"):
+            for name in METHODS if method == "all" else (method,):
+                row = compare(dataset, name, seconds, seed, width)
+                append(out, row, ("dataset", "model", "seed"))
+                typer.echo(f"{dataset} {name} seed {seed}: {row['excess']:.4f} above the floor")
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _numbers(text: str, name: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers and commas, got {text!r}") from None
+
+
+def _threads(threads: int) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    app()
