@@ -20,7 +20,7 @@ from nodes_tutorial.nets import TimeMLP, count_parameters
 
 METHODS = ("CFM", "OT-CFM", "FFJORD")
 EULER = (1, 2, 4, 8, 16)
-BATCH = {"CFM": 256, "OT-CFM": 128, "FFJORD": 256}
+BATCH = {"CFM": 256, "OT-CFM": 64, "FFJORD": 256}
 RATE = {"CFM": 5e-3, "OT-CFM": 5e-3, "FFJORD": 1e-2}
 
 

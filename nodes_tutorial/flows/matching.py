@@ -60,6 +60,13 @@ def flow_matching_loss(
         raise ValueError(f"x0 must have the shape of x1, {tuple(x1.shape)}, got {tuple(x0.shape)}")
     if coupling == "ot":
         x1 = x1[optimal_pairs(x0, x1)]
+    return _loss_on_lines(field, x0, x1, generator)
+
+
+def _loss_on_lines(
+    field: Callable, x0: Tensor, x1: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Mean squared error of the field at random times on the lines from x0 to x1."""
     t = _draw(torch.rand, (len(x1), *[1] * (x1.ndim - 1)), x1, generator)
     velocity = x1 - x0
     guess = field(t, x0 + t * velocity)

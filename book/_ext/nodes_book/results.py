@@ -1,0 +1,159 @@
+"""Recorded runs beside published numbers, from `results/*.json`.
+
+The directive `results` writes one table: `toys` (likelihood above the floor), `matching`
+(flow matching at equal CPU time), `tabular` (published sets) or `runs` (every record with its
+command). What was not run says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+Row = list[str]
+TOYS = ("8gaussians", "checkerboard", "moons", "circles")
+MODELS = {
+    "gaussian": "Gaussian",
+    "kde": "kernel density, best bandwidth",
+    "realnvp": "RealNVP",
+    "maf": "MAF",
+    "cnf": "CNF, maximum likelihood",
+    "fm": "CNF, flow matching",
+}
+# negative log-likelihood in nats, mean and spread of three runs; table 2 and 6 of FFJORD
+PUBLISHED = {
+    "realnvp": {"power": "−0.17 ± 0.01", "miniboone": "13.55 ± 0.49"},
+    "maf": {"power": "−0.24", "miniboone": "11.75"},
+    "cnf": {"power": "−0.46 ± 0.01", "miniboone": "10.43 ± 0.04"},
+}
+
+
+def read(root: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a record; none where it is missing."""
+    path = root / "results" / name
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    """Mean, standard deviation and number of runs."""
+    found = [float(value) for value in values]
+    if not found:
+        return "not run"
+    mean = f"{fmean(found):.{digits}f}".replace("-", "−")
+    if len(found) == 1:
+        return f"{mean} (1)"
+    return f"{mean} ± {stdev(found):.{digits}f} ({len(found)})"
+
+
+def toys(root: Path) -> list[Row]:
+    rows = read(root, "density.json")
+    table = [["model", *TOYS, "CPU seconds a run"]]
+    for model, title in MODELS.items():
+        mine = [row for row in rows if row["model"] == model]
+        cells = [spread(r["excess"] for r in mine if r["dataset"] == name) for name in TOYS]
+        seconds = [row["cpu_seconds"] for row in mine if row["dataset"] in TOYS]
+        low, high = (f"{pick(seconds):.0f}" if seconds else "" for pick in (min, max))
+        table.append([title, *cells, low if low == high else f"{low} to {high}"])
+    return table
+
+
+def tabular(root: Path) -> list[Row]:
+    rows = read(root, "density.json")
+    table = [["model", "POWER, published", "here", "MINIBOONE, published", "here"]]
+    for model, published in PUBLISHED.items():
+        cells = []
+        for name in ("power", "miniboone"):
+            ours = [r["nll"] for r in rows if (r["dataset"], r["model"]) == (name, model)]
+            cells += [published[name], spread(ours, 2)]
+        table.append([MODELS[model], *cells])
+    return table
+
+
+def matching(root: Path) -> list[Row]:
+    head = ["data", "method", "steps", "above the floor", "NFE", "bend"]
+    table = [[*head, "W2, 1 Euler step", "4", "16", "dopri5", "two samples of the truth"]]
+    rows = read(root, "matching.json")
+    for name in dict.fromkeys(row["dataset"] for row in rows):
+        for method in ("CFM", "OT-CFM", "FFJORD"):
+            mine = [r for r in rows if (r["dataset"], r["model"]) == (name, method)]
+            w2 = [spread((r["w2_euler"][n] for r in mine), 2) for n in ("1", "4", "16")]
+            numbers = [spread((r[key] for r in mine), 0) for key in ("steps", "nfe")]
+            table.append(
+                [
+                    name,
+                    method,
+                    numbers[0],
+                    spread(r["excess"] for r in mine),
+                    numbers[1],
+                    spread((r["straightness"] for r in mine), 2),
+                    *w2,
+                    spread((r["w2"] for r in mine), 2),
+                    spread((r["w2_truth"] for r in mine), 2),
+                ]
+            )
+    return table if len(table) > 1 else [["data", "method"], ["", "not run"]]
+
+
+def runs(root: Path) -> list[Row]:
+    """Every record: where it is, and what made it."""
+    table = [["record", "made by", "date", "machine", "torch", "commit"]]
+    for path in sorted((root / "results").glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        entries = record.get("rows", []) if "command" not in record else [record]
+        made = {}
+        for entry in entries:
+            commit = str(entry.get("commit") or "")[:7]
+            commit += ", code changed since" if entry.get("package_changed_since") else ""
+            key = (entry.get("command", ""), entry.get("date", ""), entry.get("device", ""))
+            made[(*key, entry.get("torch", ""), commit)] = None
+        for command, date, device, torch, commit in made:
+            table.append([path.name, command, date, device, torch, commit])
+    return table
+
+
+TABLES: dict[str, Callable[[Path], list[Row]]] = {
+    "toys": toys,
+    "tabular": tabular,
+    "matching": matching,
+    "runs": runs,
+}
+LITERAL = {"runs": (0, 1)}
+
+
+class Results(SphinxDirective):
+    """`{results} NAME`: a table of recorded runs."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        if name not in TABLES:
+            raise self.error(f"results knows {', '.join(TABLES)}, not {name!r}")
+        root = Path(self.env.srcdir)
+        for path in sorted((root / "results").glob("*.json")):
+            self.env.note_dependency(str(path))
+        head, *body = TABLES[name](root)
+        group = nodes.tgroup(cols=len(head))
+        group += [nodes.colspec(colwidth=1) for _ in head]
+        group += nodes.thead("", _row(head, ()))
+        group += nodes.tbody("", *(_row(row, LITERAL.get(name, ())) for row in body))
+        return [nodes.table("", group, classes=["results"])]
+
+
+def _row(cells: Row, literal: tuple[int, ...]) -> nodes.row:
+    row = nodes.row()
+    for i, cell in enumerate(cells):
+        text = nodes.literal(cell, cell) if i in literal and cell else nodes.Text(cell)
+        row += nodes.entry("", nodes.paragraph("", "", text))
+    return row
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("results", Results)
