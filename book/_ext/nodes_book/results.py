@@ -77,7 +77,7 @@ def tabular(root: Path) -> list[Row]:
 
 
 def matching(root: Path) -> list[Row]:
-    head = ["data", "method", "steps", "above the floor", "NFE", "bend"]
+    head = ["data", "method", "CPU seconds", "updates", "above the floor", "NFE", "bend"]
     table = [[*head, "W2, 1 Euler step", "4", "16", "dopri5", "two samples of the truth"]]
     rows = read(root, "matching.json")
     for name in dict.fromkeys(row["dataset"] for row in rows):
@@ -85,10 +85,12 @@ def matching(root: Path) -> list[Row]:
             mine = [r for r in rows if (r["dataset"], r["model"]) == (name, method)]
             w2 = [spread((r["w2_euler"][n] for r in mine), 2) for n in ("1", "4", "16")]
             numbers = [spread((r[key] for r in mine), 0) for key in ("steps", "nfe")]
+            seconds = ", ".join(sorted({f"{r['cpu_seconds']:g}" for r in mine}))
             table.append(
                 [
                     name,
                     method,
+                    seconds,
                     numbers[0],
                     spread(r["excess"] for r in mine),
                     numbers[1],
