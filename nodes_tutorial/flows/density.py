@@ -182,13 +182,20 @@ def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
     """
     mean = x.mean(0)
     rows = x - mean
-    try:
-        return Gaussian(mean, rows.mT @ rows / len(x))
-    except ValueError as error:
+    covariance = rows.mT @ rows / len(x)
+    _check_span(covariance)
+    return Gaussian(mean, covariance)
+
+
+def _check_span(covariance: Tensor) -> None:
+    """Each coordinate must vary by more than rounding when those before it are given."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    rest = factor.diagonal().square() / covariance.diagonal()
+    if info or not (rest > 10 * len(rest) * torch.finfo(rest.dtype).eps).all():
         raise ValueError(
-            f"x must hold points that span all {x.shape[1]} dimensions; its sample covariance is "
-            "not positive definite"
-        ) from error
+            f"x must hold points that span all {len(rest)} dimensions; its sample covariance is "
+            "singular"
+        )
 
 
 def _noise(size: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
