@@ -1,6 +1,6 @@
 """Data that the chapters use: generators of their own, and files behind a checksum."""
 
-from nodes_tutorial.data import registry, spirals, tabular, toy2d
+from nodes_tutorial.data import labelled2d, nested, registry, spirals, tabular, toy2d
 from nodes_tutorial.data.images import digits, have_mnist10k, mnist10k, read_idx
 from nodes_tutorial.data.registry import DataError
 
@@ -8,6 +8,7 @@ __all__ = [
     "DataError",
     "digits",
     "have_mnist10k",
+    "labelled2d",
     "mnist10k",
     "nested",
     "read_idx",
