@@ -457,6 +457,20 @@ def test_kernel_density_is_scipys_and_the_slow_sum(measured):
     assert abs(ours.log_prob(at[0, 0]) - slow) < 1e-10
 
 
+def test_mass_is_one_only_with_the_dimension_in_the_exponent(measured):
+    """Seven points in the plane: h^d with d = 2, not h^n, and a kernel of mass one."""
+    x, h = randn(7, 2), 0.5
+    edge = torch.linspace(-9, 9, 361, dtype=F64)
+    at, cell = torch.cartesian_prod(edge, edge), 0.05**2
+    mass = KernelDensity(x, h).log_prob(at).exp().sum() * cell
+    assert measured(abs(mass - 1), "mass") < 1e-9
+    bumps = (-0.5 * ((at[:, None] - x) / h).square().sum(-1)).exp() / math.tau
+    by_hand = lambda power: bumps.mean(1).sum() * cell / h**power  # noqa: E731
+    assert measured(abs(by_hand(2) - 1), "mass by hand") < 1e-9
+    assert by_hand(7) > 30  # n in the exponent
+    assert by_hand(2) * math.tau > 6  # a kernel that is only non-negative
+
+
 def test_leave_one_out_is_the_slow_loop(measured):
     x, h = randn(30, 3), torch.tensor([0.05, 0.4, 3.0], dtype=F64)
     slow = torch.zeros(3, dtype=F64)
