@@ -178,7 +178,7 @@ class AugmentedODE(nn.Module):
         self.field = field
         self.readout = _Stack([MLP([size, outputs], "tanh", g, **kind) for g in sources], "tanh")
 
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*out_batch outputs"]:
+    def forward(self, x: Float[Tensor, "*_ batch dim"]) -> Float[Tensor, "*copies batch outputs"]:
         """The read-out of the final state; a leading axis for the networks when there are several.
 
         Args:
@@ -187,17 +187,17 @@ class AugmentedODE(nn.Module):
         return self.read(self.states(x, torch.tensor([0.0, 1.0], dtype=torch.float64))[-1])
 
     def states(
-        self, x: Float[Tensor, "*batch dim"], t: Float[Tensor, " times"]
-    ) -> Float[Tensor, "times *out_batch augmented"]:
+        self, x: Float[Tensor, "*_ batch dim"], t: Float[Tensor, " times"]
+    ) -> Float[Tensor, "times *copies batch augmented"]:
         """The solution from (x, 0) at the times t, which begin with 0."""
         y = odeint(self._field, self._start(x), t, **self._settings())
         return y if self.copies else y.squeeze(1)
 
-    def read(self, y: Float[Tensor, "*batch augmented"]) -> Float[Tensor, "*batch outputs"]:
+    def read(self, y: Float[Tensor, "*_ batch augmented"]) -> Float[Tensor, "*_ batch outputs"]:
         """The affine read-out of any states, the networks' axis third from behind."""
         return self.readout(y) if self.copies else self.readout(y.unsqueeze(-3)).squeeze(-3)
 
-    def nfe(self, x: Float[Tensor, "*batch dim"]) -> Int64[Tensor, "*copies"]:
+    def nfe(self, x: Float[Tensor, "*_ batch dim"]) -> Int64[Tensor, "*copies"]:
         """Evaluations of the field that a solve from x takes, for each network its own."""
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         with torch.no_grad():
