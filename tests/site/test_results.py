@@ -45,6 +45,16 @@ def test_tabular_stands_beside_the_published_number(root):
     assert cnf[1:] == ["−0.46 ± 0.01", "−0.46 (1)", "10.43 ± 0.04", "not run"]
 
 
+def test_matching_has_a_line_for_each_method(root):
+    row = {"dataset": "moons", "model": "CFM", "cpu_seconds": 20.0, "steps": 1000, "nfe": 50}
+    row |= {"straightness": 1.0, "w2_euler": {"1": 2.0}, "w2": 0.3, "w2_truth": 0.2}
+    write(root, "matching.json", {"rows": [{**row, "excess": x} for x in (0.1, 0.2)]})
+    head, cfm, ot, _ = results.matching(root)
+    assert cfm[:7] == ["moons", "CFM", "2", "20", "1,000", "0.150 ± 0.071", "50"]
+    assert ot[:3] == ["moons", "OT-CFM", "not run"]
+    assert len(head) == len(cfm) == len(ot)
+
+
 def test_every_record_of_the_book_is_listed():
     listed = {row[0] for row in results.runs(ROOT)[1:]}
     assert listed == {path.name for path in (ROOT / "results").glob("*.json")}
