@@ -96,7 +96,7 @@ class _Propagate(Function):
         if v is None:
             p = weights[0].mT.contiguous().unsqueeze(1)
         else:
-            p = (v.view(k * n, -1) @ weights[0].mT).view(k, n, -1)
+            p = (v.reshape(k * n, -1) @ weights[0].mT).view(k, n, -1)
         for weight, bias in zip(weights[1:], biases[1:], strict=True):
             y = activation(h)
             kept += [y, p]
@@ -131,7 +131,7 @@ class _Propagate(Function):
         if v is None:
             grads[0] = torch.addmm(gp.view(k, n, -1).sum(1).mT, gh.mT, x)
         else:
-            grads[0] = torch.addmm(gh.mT @ x, gp.mT, v.view(k * n, -1))
+            grads[0] = torch.addmm(gh.mT @ x, gp.mT, v.reshape(k * n, -1))
         grads[1] = gh.sum(0)
         gx = gh @ weights[0] if ctx.needs_input_grad[1] else None
         return None, gx, None, *grads

@@ -82,7 +82,10 @@ def test_values_products_and_traces(name, batch, measured):
 def test_one_way_of_each_trace(name):
     field, x, _ = case(name, 5)
     probes = linalg.draw_probes(2, x, generator=rng(3))
-    fun = lambda y: field(TIME, y)
+
+    def fun(y):
+        return field(TIME, y)
+
     exact, estimate = linalg.exact_trace(fun, x), linalg.hutchinson_trace(fun, x, probes)
     torch.testing.assert_close(trace.exact(field)(TIME, x)[1], exact)
     torch.testing.assert_close(trace.hutchinson(field, probes)(TIME, x)[1], estimate)
