@@ -102,16 +102,15 @@ def adaptive_steps(
     """
     tableau, (t, *stops) = settings.tableau, times
     direction, smallest = (1.0 if stops[0] > t else -1.0), 8 * EPSILON * max(map(abs, times))
-    start = torch.tensor(t, dtype=torch.float64, device=y.device)
     atol = y.new_tensor(settings.atol)
-    k = field(start.to(y.dtype), y)
+    k = field(y.new_tensor(t), y)
     graph = wants_graph(y, k)
     ks = new_stages(tableau, k, graph or settings.term_by_term or trial is not None)
     trial = trial or eager_trial(field, settings, graph)
     if settings.first_step is None:
         with torch.no_grad():
             order, rtol, norm = tableau.error_order, settings.rtol, settings.norm
-            h = initial_step(field, start, y, k, direction, order, rtol, atol, norm).item()
+            h = initial_step(field, t, y, k, direction, order, rtol, atol, norm)
     else:
         h = direction * settings.first_step
     if not isfinite(h):

@@ -105,13 +105,14 @@ class StageBuffer:
     """
 
     def __init__(self, tableau: Tableau, first: Tensor):
-        self.tableau, self.shape = tableau, first.shape
-        rows, self.tensors = _weights(tableau, first.dtype, first.device)
-        matrix = first.new_empty((tableau.stages + len(tableau.extra_c), first.numel()))
-        self.matrix = matrix
-        self.views = matrix.view(-1, *first.shape).unbind()
-        self.columns = [matrix[: len(row)].t() for row in rows]
-        self.stage_columns = matrix[: tableau.stages].t()
+        self.tableau, self.like = tableau, first
+        size, rows = first.numel(), tableau.stages + len(tableau.extra_c)
+        self.matrix = first.new_empty((rows, size))
+        self.views = self.matrix.view(rows, *first.shape).unbind()
+        self.rows = {  # the stages that a row weighs as columns, and the row
+            key: (self.matrix.as_strided((size, count), (1, size)), row)
+            for key, count, row in _weights(tableau, first.dtype, first.device)
+        }
         self.views[0].copy_(first)
 
     def put(self, i: int, k: Tensor) -> None:
@@ -128,27 +129,27 @@ class StageBuffer:
         return y.reshape(-1) if isinstance(h, float) else y
 
     def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
+        columns, row = self.rows[i]
         if isinstance(h, float):
-            return torch.addmv(base, self.columns[i], self.tensors[i], alpha=h).view(self.shape)
-        total = torch.mv(self.columns[i], self.tensors[i]).view(self.shape)
-        return torch.addcmul(base, total, h)
+            return torch.addmv(base, columns, row, alpha=h).view_as(self.like)
+        return torch.addcmul(base, torch.mv(columns, row).view_as(self.like), h)
 
     def weighted(self, weights: tuple[float, ...]) -> Tensor:
-        return torch.mv(self.stage_columns, self.tensors[weights]).view(self.shape)
+        columns, row = self.rows[weights]
+        return torch.mv(columns, row).view_as(self.like)
 
     def stacked(self) -> Tensor:
-        return self.matrix.view(-1, *self.shape)
+        return self.matrix.view(-1, *self.like.shape)
 
 
 @lru_cache(maxsize=64)
-def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device):
-    """Rows of the tableau, and each as a tensor."""
-    rows = ((), *tableau.a, tableau.b, *tableau.extra_a)
-    tensors = {i: torch.tensor(row, dtype=dtype, device=device) for i, row in enumerate(rows)}
-    for row in (tableau.b_error, tableau.b_error_low):
-        if row is not None:
-            tensors[row] = torch.tensor(row, dtype=dtype, device=device)
-    return rows, tensors
+def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[tuple]:
+    """Rows of the tableau as tensors: by place those of stages, by themselves those of errors."""
+    rows = dict(enumerate(((), *tableau.a, tableau.b, *tableau.extra_a)))
+    rows |= {row: row for row in (tableau.b_error, tableau.b_error_low) if row is not None}
+    return [
+        (key, len(row), torch.tensor(row, dtype=dtype, device=device)) for key, row in rows.items()
+    ]
 
 
 def new_stages(tableau: Tableau, first: Tensor, graph: bool) -> StageList | StageBuffer:
