@@ -22,16 +22,41 @@ from nodes_tutorial.ode.step import Field, StageList, rk_step, stage_times
 PROGRAMS = 256  # distinct fields, shapes and methods that may be compiled in one process
 
 
+# What programs were compiled for. They are handed the key, so that a call checks one string.
+KNOWN: dict[str, Settings] = {}
+
+
+def _key(settings: Settings) -> str:
+    norm = settings.norm
+    key = f"{settings.tableau.name} {settings.rtol} {settings.atol} {settings.first_step} "
+    key += f"{norm.per_sample} {norm.size}"
+    KNOWN.setdefault(key, settings)
+    return key
+
+
+def _may_change(guards) -> list[bool]:
+    """Which of its assumptions a program checks at each call: all but those on this package.
+
+    They are a hundred, and checking them takes as long as a step.
+    """
+    own = "G['__import_nodes_tutorial_dot_ode"
+    return [g.name[:2] != "G[" or ("__import_" in g.name and own not in g.name) for g in guards]
+
+
 @cache
 def _compiled(function: Callable) -> Callable:
-    options = {"fullgraph": True, "dynamic": False, "options": {"cpp_wrapper": True}}
+    options = {"cpp_wrapper": True}
+    if hasattr(torch.compiler, "skip_guard_on_globals_unsafe"):
+        options["guard_filter_fn"] = _may_change
+    arguments = {"fullgraph": True, "dynamic": False, "options": options}
     if "recompile_limit" in signature(torch.compile).parameters:
-        options["recompile_limit"] = PROGRAMS
-    return torch.compile(function, **options)
+        arguments["recompile_limit"] = PROGRAMS
+    return torch.compile(function, **arguments)
 
 
-def _advance(field: Field, settings: Settings, carry: Carry, span: Span, limits: Tensor) -> Carry:
+def _advance(field: Field, key: str, carry: Carry, span: Span, limits: Tensor) -> Carry:
     """Steps until every sample has covered ``span.length``, or none can go on."""
+    settings = KNOWN[key]
 
     def going(*values):
         now = Carry(*values)
@@ -47,26 +72,26 @@ def _advance(field: Field, settings: Settings, carry: Carry, span: Span, limits:
     return Carry(*torch._higher_order_ops.while_loop(going, body, tuple(carry)))
 
 
-def _start(field: Field, settings: Settings, y: Tensor, sign: float, times: Tensor, limits: Tensor):
+def _start(field: Field, key: str, y: Tensor, sign: float, times: Tensor, limits: Tensor):
     """The first slopes and steps, and the way from the first time to the second."""
-    carry, span = begin(field, y, times[0], times[1], sign, settings)
+    carry, span = begin(field, y, times[0], times[1], sign, KNOWN[key])
     carry = carry._replace(y=y.clone(), previous=carry.previous.clone())
-    return _advance(field, settings, carry, span, limits), span
+    return _advance(field, key, carry, span, limits), span
 
 
 def integrate_adaptive(problem: Problem, settings: Settings) -> Tensor:
     """States at the output times, shape ``(T, *y.shape)``; steps end at each of them."""
-    y, outputs, field = problem.y0, problem.outputs, problem.bare
+    y, outputs, field, key = problem.y0, problem.outputs, problem.bare, _key(settings)
     smallest = 8 * sys.float_info.epsilon * max(map(abs, outputs))
     limits = torch.tensor([smallest, settings.max_steps], dtype=torch.float64, device=y.device)
     times = torch.tensor(outputs, dtype=torch.float64, device=y.device)
     sign = 1.0 if outputs[1] > outputs[0] else -1.0
-    carry, span = _compiled(_start)(field, settings, y, sign, times[:2], limits)
+    carry, span = _compiled(_start)(field, key, y, sign, times[:2], limits)
     rows = [y, carry.y]
     for time in times[2:]:
         _check(carry, span, settings)
         span = span._replace(length=(time - span.start).abs())
-        carry = _compiled(_advance)(field, settings, carry, span, limits)
+        carry = _compiled(_advance)(field, key, carry, span, limits)
         rows.append(carry.y)
     _check(carry, span, settings)
     return torch.stack(rows)
@@ -81,16 +106,17 @@ def _check(carry: Carry, span: Span, settings: Settings) -> None:
         raise SolverError(reason, *slowest(carry, span), rms(carry.y))
 
 
-def _advance_fixed(field: Field, settings: Settings, y: Tensor, times: Tensor) -> Tensor:
+def _advance_fixed(field: Field, key: str, y: Tensor, times: Tensor) -> Tensor:
     """Equal steps; ``times`` holds the first, the step and how many."""
+    tableau = KNOWN[key].tableau
 
     def going(i, y):
         return i < times[2]
 
     def body(i, y):
         t, h = times[0] + i * times[1], times[1]
-        nodes = stage_times(t, h, settings.tableau.c, y)
-        ks = StageList(settings.tableau, field(nodes[0], y))
+        nodes = stage_times(t, h, tableau.c, y)
+        ks = StageList(tableau, field(nodes[0], y))
         return i + 1.0, rk_step(field, nodes, y, h, ks, last_stage=False)
 
     return torch._higher_order_ops.while_loop(going, body, (torch.zeros_like(times[0]), y))[1]
@@ -98,17 +124,18 @@ def _advance_fixed(field: Field, settings: Settings, y: Tensor, times: Tensor) -
 
 def integrate_fixed(problem: Problem, settings: Settings) -> Tensor:
     """States at the output times under a fixed grid, shape ``(T, *y.shape)``."""
-    y, rows = problem.y0.clone(), [problem.y0]
+    y, rows, key = problem.y0.clone(), [problem.y0], _key(settings)
     for i in range(1, len(problem.outputs)):
         grid = fixed_grid(problem.outputs[i - 1 : i + 1], settings.step_size)
         times = [grid[0], (grid[-1] - grid[0]) / (len(grid) - 1), len(grid) - 1.0]
         times = torch.tensor(times, dtype=torch.float64, device=y.device)
-        y = _compiled(_advance_fixed)(problem.bare, settings, y, times)
+        y = _compiled(_advance_fixed)(problem.bare, key, y, times)
         rows.append(y)
     return torch.stack(rows)
 
 
-def _try_step(field, settings: Settings, y: Tensor, k: Tensor, t: Tensor, h: Tensor, atol: Tensor):
+def _try_step(field: Field, key: str, y: Tensor, k: Tensor, at: Tensor, atol: Tensor):
+    settings, (t, h) = KNOWN[key], at.unbind()
     ks = StageList(settings.tableau, k)
     y1 = rk_step(field, stage_times(t, h, settings.tableau.c, y), y, h.to(y.dtype), ks)
     with torch.no_grad():
@@ -121,13 +148,14 @@ def compiled_trial(problem: Problem, settings: Settings) -> Trial:
 
     Of its stages only the last comes back, so outputs must lie at the ends of steps.
     """
+    try_step, key, stages = _compiled(_try_step), _key(settings), settings.tableau.stages
 
     def trial(ks, t, h, y, atol):
-        at = torch.tensor([t, h], dtype=torch.float64, device=y.device).unbind()
+        at = torch.tensor([t, h], dtype=torch.float64, device=y.device)
         k = ks.ks[0]
-        y1, last, ratio = _compiled(_try_step)(problem.bare, settings, y, k, *at, atol)
-        ks.ks = [k] * (settings.tableau.stages - 1) + [last]
-        problem.nfe += settings.tableau.stages - 1
+        y1, last, ratio = try_step(problem.bare, key, y, k, at, atol)
+        ks.ks = [k] * (stages - 1) + [last]
+        problem.nfe += stages - 1
         return y1, ratio.item()
 
     return trial
