@@ -8,12 +8,14 @@ anything is timed. Tolerances do not mean the same everywhere: a second ratio ta
 loosest of a few tolerances whose error is no larger than zuko's.
 """
 
+import json
 import math
 import platform
 import sys
 import time
 from pathlib import Path
 
+import flows_discrete
 import flows_peers as peers
 import torch
 from harness import Row, Times, as_json, show
@@ -217,10 +219,11 @@ def main() -> None:
         likelihood(field, activation, True, exact[activation])
         likelihood(field, activation, False, estimated[activation])
         sampling(field, activation)
+    goals, lines = flows_discrete.rows()
+    ROWS.extend(goals)
+    ERRORS.extend(lines)
     show(ROWS, ERRORS)
     if len(sys.argv) > 1:
-        import json
-
         head = {
             "command": "make bench RECORD_FLOWS=results/speed_flows.json",
             "date": time.strftime("%Y-%m-%d"),
