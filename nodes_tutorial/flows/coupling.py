@@ -79,7 +79,7 @@ class AffineCoupling(Transform):
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Noise to data: scale, then shift."""
         a, b = self._split(z)
-        s, t = self._scale_and_shift(a)
+        s, t = self._scale_and_shift(a, self.bound)
         if s is None:
             return self._merge(a, b + t), z.new_zeros(z.shape[: z.ndim - self.event_dims])
         return self._merge(a, b * s.exp() + t), s.flatten(s.ndim - self.event_dims).sum(-1)
@@ -87,10 +87,9 @@ class AffineCoupling(Transform):
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Data to noise: the same s and t, since A is the same on both sides."""
         a, b = self._split(x)
-        s, t = self._scale_and_shift(a)
+        s, t = self._scale_and_shift(a, -self.bound)
         if s is None:
             return self._merge(a, b - t), x.new_zeros(x.shape[: x.ndim - self.event_dims])
-        s = -s
         return self._merge(a, (b - t) * s.exp()), s.flatten(s.ndim - self.event_dims).sum(-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ class AffineCoupling(Transform):
         x = torch.cat([a, b] if self.a_first else [b, a], -self.event_dims)
         return x if self.back is None else x.index_select(-self.event_dims, self.back)
 
-    def _scale_and_shift(self, a: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _scale_and_shift(self, a: Tensor, bound: float) -> tuple[Tensor | None, Tensor]:
         values = self.net(a)
         if not self.by_parts:  # values on A must not matter
             changed = ~self.mask
@@ -116,7 +115,7 @@ class AffineCoupling(Transform):
         if not self.scale:
             return None, values
         t, s = values.chunk(2, -self.event_dims)
-        return torch.tanh(s) * self.bound, t
+        return torch.tanh(s) * bound, t
 
 
 class NICE(Flow):
@@ -230,5 +229,8 @@ def _couplings(
         mask = half_mask(dim, i % 2)
         kept, outputs = int(mask.sum()), 2 if scale else 1
         net = MLP([kept, *hidden, outputs * (dim - kept)], activation, generator, **like)
+        for part in net.layers:
+            if isinstance(part, nn.ReLU):
+                part.inplace = True  # what it overwrites is used by nothing else
         made.append(AffineCoupling(mask.to(device), net, scale=scale, bound=bound))
     return made
