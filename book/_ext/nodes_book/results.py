@@ -89,16 +89,15 @@ def matching(root: Path) -> list[Row]:
                 continue
             seconds = ", ".join(sorted({f"{r['cpu_seconds']:g}" for r in mine}))
             mean = {key: fmean(r[key] for r in mine) for key in ("steps", "nfe", "w2_truth")}
-            columns = {
-                "excess": [r["excess"] for r in mine],
-                "bend": [r["straightness"] for r in mine],
-                "one": [r["w2_euler"]["1"] for r in mine],
-                "w2": [r["w2"] for r in mine],
-            }
-            cell = {key: spread(v, 3).rpartition(" (")[0] for key, v in columns.items()}
-            line = [name, method, str(len(mine)), seconds, f"{mean['steps']:,.0f}", cell["excess"]]
-            line += [f"{mean['nfe']:.0f}", cell["bend"], cell["one"], cell["w2"]]
-            table.append([*line, f"{mean['w2_truth']:.3f}"])
+            columns = [
+                [r["straightness"] for r in mine],
+                [r["w2_euler"]["1"] for r in mine],
+                [r["w2"] for r in mine],
+            ]
+            above = spread((r["excess"] for r in mine), 3).rpartition(" (")[0]
+            line = [name, method, str(len(mine)), seconds, f"{mean['steps']:,.0f}", above]
+            line += [f"{mean['nfe']:.0f}", *(f"{fmean(values):.2f}" for values in columns)]
+            table.append([*line, f"{mean['w2_truth']:.2f}"])
     return table if len(table) > 1 else [["data", "method"], ["", "not run"]]
 
 
