@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn.functional import linear
 
 Pair = tuple[Tensor, Tensor]
 
@@ -67,17 +68,17 @@ def _plain(
     """:func:`propagate` as ordinary differentiable operations."""
     weights, biases = affine[::2], affine[1::2]
     if biases[0].dim() == 1:
-        y = nn.functional.linear(x, weights[0], biases[0])
+        y = linear(x, weights[0], biases[0])
     else:
-        y = x @ weights[0].mT + biases[0]
+        y = linear(x, weights[0]) + biases[0]
     if v is None:
-        p = weights[0].mT.contiguous().view(-1, *(1 for _ in x.shape[:-1]), len(weights[0]))
+        p = weights[0].t().contiguous().view(-1, *(1 for _ in x.shape[:-1]), len(weights[0]))
     else:
-        p = v @ weights[0].mT
+        p = linear(v, weights[0])
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
         h, y = y, activation(y)
         p = SLOPES[type(activation)](h, y) * p
-        y, p = nn.functional.linear(y, weight, bias), p @ weight.mT
+        y, p = linear(y, weight, bias), linear(p, weight)
     return y, p.expand(-1, *y.shape)
 
 
