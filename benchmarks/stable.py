@@ -36,7 +36,7 @@ def timed(run) -> tuple[list[Level], float, float]:
 
 
 def main(seeds: int = 1) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     objective, x, label = problem()
     for seed in range(seeds):
         runs = {
