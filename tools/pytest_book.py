@@ -82,9 +82,13 @@ def _execute(chapter: Chapter, timeout: int) -> dict:
     return store.save(chapter, result.nb, meter.cost, digest)
 
 
-def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+def pytest_report_teststatus(
+    report: pytest.TestReport | pytest.CollectReport,
+) -> tuple[str, str, str] | None:
+    if report.when != "call" or not report.passed:  # a failed collection has no properties
+        return None
     properties = dict(report.user_properties)
-    if report.when == "call" and report.passed and "notebook" in properties:
+    if "notebook" in properties:
         return "passed", ".", f"PASSED ({properties['notebook']})"
     return None
 
