@@ -47,7 +47,7 @@ def lift(g: Callable[[Tensor], Tensor], dim: int) -> Field:
     Chapter: thm-augmented-suffices
 
     >>> field = lift(lambda x: -x, 1)
-    >>> odeint(field, pad(torch.tensor([[-1.0], [1.0]]), 1), torch.tensor([0.0, 1.0]))[-1]
+    >>> odeint(field, pad(torch.tensor([[-1.0], [1.0]]), 1), torch.arange(2.0))[-1].round()
     tensor([[-1.,  1.],
             [ 1., -1.]])
     """
@@ -222,7 +222,7 @@ class AugmentedODE(nn.Module):
     def _field(self, t: Tensor, y: Tensor) -> Tensor:
         if not isinstance(self.field, _Stack):
             return self.field(t, y)
-        return self.field(torch.cat([y, t.to(y.dtype).expand_as(y[..., :1])], -1))
+        return self.field(y, t.to(y.dtype))
 
 
 class _Stack(nn.Module):
@@ -238,9 +238,13 @@ class _Stack(nn.Module):
         self.biases = nn.ParameterList(b.detach() for b in stacks)
 
     def forward(
-        self, x: Float[Tensor, "*times copies batch inputs"]
+        self, x: Float[Tensor, "*times copies batch inputs"], t: Float[Tensor, "*_"] | None = None
     ) -> Float[Tensor, "*times copies batch outputs"]:
+        """Apply each network to its rows; a time is one more input, and only shifts a bias."""
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if i == 0 and t is not None:
+                weight, slope = weight.split([x.shape[-1], 1], 1)
+                bias = torch.addcmul(bias, t, slope)
             x = self.activation(x) if i else x
             x = torch.baddbmm(bias, x, weight) if x.dim() == 3 else x @ weight + bias
         return x
