@@ -20,7 +20,6 @@ from tools import store
 from tools.meter import Meter
 from tools.project import Chapter, chapters
 
-
 # A shared host stretches processor time too: one unchanged notebook took 9 s, and 19 to 22 s later.
 SLACK = 2
 
