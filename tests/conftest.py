@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from torch import Tensor
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,7 +28,7 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[float,
     largest: dict[str, float] = {}
 
     def record(value: float, what: str) -> float:
-        number = float(value)
+        number = float(value.detach() if isinstance(value, Tensor) else value)
         largest[what] = max(number, largest.get(what, 0.0))
         record_property("measured", dict(largest))
         return number
