@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nodes_tutorial.flows.density import StandardNormal
 from nodes_tutorial.flows.flow import Flow, Inverse, Transform
-from nodes_tutorial.flows.linear import ActNorm
+from nodes_tutorial.flows.linear import stack_layers
 from nodes_tutorial.flows.made import MADE
 
 
@@ -34,7 +34,7 @@ class AutoregressiveAffine(Transform):
 
     Chapter: thm-normalizing-autoregressive
 
-    References: Papamakarios, Pavlakou and Murray (2017), equations 3 to 6.
+    References: Papamakarios, Pavlakou and Murray (2017).
 
     >>> layer = AutoregressiveAffine(3)
     >>> z, ladj = layer.inverse(torch.ones(5, 3))
@@ -119,14 +119,13 @@ class MAF(Flow):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
         like = {"dtype": dtype, "device": device}
-        transforms: list[Transform] = []
-        for i in range(layers):
+
+        def layer(i: int) -> Transform:
             how = (dim, hidden, i % 2 == 1, activation, generator)
-            layer = AutoregressiveAffine(*how, bound=bound, **like)
-            transforms += [layer, ActNorm(dim, **like)] if actnorm else [layer]
+            return AutoregressiveAffine(*how, bound=bound, **like)
+
+        transforms = stack_layers(layer, layers, 1, dim, actnorm, **like)
         super().__init__(StandardNormal(dim, **like), transforms)
 
 

@@ -36,7 +36,7 @@ class Augmented:
 
     Chapter: thm-continuous-change
 
-    References: Grathwohl et al. (2019), equation 4.
+    References: Grathwohl et al. (2019).
     """
 
     def __init__(
@@ -145,14 +145,11 @@ class CNF(Transform):
         z: Float[Tensor, "*batch dim"],
         probes: Float[Tensor, "k *batch dim"] | None = None,
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Map noise to data.
+        """Map noise to data; returns x and the log-determinants.
 
         Args:
             z: points.
             probes: directions for the estimated trace, in place of drawn ones.
-
-        Returns:
-            x, and the log-determinants.
         """
         return self._solve(z, (0.0, self.t1), probes)[:2]
 
@@ -161,15 +158,7 @@ class CNF(Transform):
         x: Float[Tensor, "*batch dim"],
         probes: Float[Tensor, "k *batch dim"] | None = None,
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Map data to noise.
-
-        Args:
-            x: points.
-            probes: directions for the estimated trace, in place of drawn ones.
-
-        Returns:
-            z, and the log-determinants.
-        """
+        """Map data to noise; arguments as for ``forward``, returns z and the log-determinants."""
         return self._solve(x, (self.t1, 0.0), probes)[:2]
 
     def inverse_with_penalties(
@@ -180,10 +169,6 @@ class CNF(Transform):
         Float[Tensor, "*batch dim"], Float[Tensor, "*batch"], dict[str, Float[Tensor, "*batch"]]
     ]:
         """``inverse``, and for each point the penalties of ``regularize`` along its path.
-
-        Args:
-            x: points.
-            probes: directions for the estimated trace, in place of drawn ones.
 
         Returns:
             z, the log-determinants, and the penalties by name, which are not negative.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nodes_tutorial.flows.density import StandardNormal
 from nodes_tutorial.flows.flow import Flow, Transform
-from nodes_tutorial.flows.linear import ActNorm, Diagonal
+from nodes_tutorial.flows.linear import Diagonal, stack_layers
 from nodes_tutorial.flows.masks import half_mask
 from nodes_tutorial.nets import MLP
 
@@ -39,7 +39,7 @@ class AffineCoupling(Transform):
     Chapter: thm-normalizing-coupling
 
     References: Dinh, Krueger and Bengio (2015), section 3; Dinh, Sohl-Dickstein and Bengio
-        (2017), equations 4 to 9.
+        (2017), section 3.
 
     >>> layer = AffineCoupling(half_mask(2), MLP([1, 8, 2]))
     >>> x, ladj = layer(torch.tensor([[1.0, 2.0]]))
@@ -156,8 +156,11 @@ class NICE(Flow):
         device: torch.device | str | None = None,
     ) -> None:
         like = {"dtype": dtype, "device": device}
-        how = {"scale": False, "hidden": hidden, "activation": activation, "generator": generator}
-        couplings = _couplings(dim, layers, **how, **like)
+
+        def layer(i: int) -> Transform:
+            return _coupling(dim, i, hidden, activation, generator, scale=False, **like)
+
+        couplings = stack_layers(layer, layers, 2, dim)
         super().__init__(StandardNormal(dim, **like), [*couplings, Diagonal(dim, **like)])
 
 
@@ -201,36 +204,34 @@ class RealNVP(Flow):
         device: torch.device | str | None = None,
     ) -> None:
         like = {"dtype": dtype, "device": device}
-        how = {"bound": bound, "hidden": hidden, "activation": activation, "generator": generator}
-        transforms: list[Transform] = []
-        for coupling in _couplings(dim, layers, **how, **like):
-            transforms += [coupling, ActNorm(dim, **like)] if actnorm else [coupling]
+
+        def layer(i: int) -> Transform:
+            return _coupling(dim, i, hidden, activation, generator, bound=bound, **like)
+
+        transforms = stack_layers(layer, layers, 2, dim, actnorm, **like)
         super().__init__(StandardNormal(dim, **like), transforms)
 
 
-def _couplings(
+def _coupling(
     dim: int,
-    layers: int,
+    i: int,
     hidden: Sequence[int],
     activation: str,
     generator: torch.Generator | None,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
+    *,
     scale: bool = True,
     bound: float = 2.0,
-) -> list[Transform]:
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Transform:
+    """Coupling number i of a flow on vectors: the halves that are kept take turns."""
     if dim < 2:
         raise ValueError(f"dim must be at least 2, for a coupling has two parts, got {dim}")
-    if layers < 2:
-        raise ValueError(f"layers must be at least 2, for the parts take turns, got {layers}")
-    like = {"dtype": dtype, "device": device}
-    made: list[Transform] = []
-    for i in range(layers):
-        mask = half_mask(dim, i % 2)
-        kept, outputs = int(mask.sum()), 2 if scale else 1
-        net = MLP([kept, *hidden, outputs * (dim - kept)], activation, generator, **like)
-        for part in net.layers:
-            if isinstance(part, nn.ReLU):
-                part.inplace = True  # what it overwrites is used by nothing else
-        made.append(AffineCoupling(mask.to(device), net, scale=scale, bound=bound))
-    return made
+    mask = half_mask(dim, i % 2)
+    kept, outputs = int(mask.sum()), 2 if scale else 1
+    sizes = [kept, *hidden, outputs * (dim - kept)]
+    net = MLP(sizes, activation, generator, dtype=dtype, device=device)
+    for part in net.layers:
+        if isinstance(part, nn.ReLU):
+            part.inplace = True  # what it overwrites is used by nothing else
+    return AffineCoupling(mask.to(device), net, scale=scale, bound=bound)

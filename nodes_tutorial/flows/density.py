@@ -175,7 +175,7 @@ def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
 
     Chapter: thm-density-gaussian
 
-    References: Bishop (2006), equations 2.121 and 2.122.
+    References: Bishop (2006), section 2.3.
 
     >>> fit_gaussian(torch.tensor([[0.0], [2.0]])).covariance
     tensor([[1.]])

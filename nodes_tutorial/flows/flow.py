@@ -106,7 +106,7 @@ class Flow(nn.Module):
 
     Chapter: cor-normalizing-composition
 
-    References: Rezende and Mohamed (2015), equation 7; Papamakarios et al. (2021), section 2.1.
+    References: Rezende and Mohamed (2015); Papamakarios et al. (2021), section 2.1.
 
     >>> from nodes_tutorial.flows import StandardNormal
     >>> Flow(StandardNormal(2), []).log_prob(torch.zeros(2))

@@ -76,7 +76,7 @@ def bits_per_dim(
 
     Chapter: prop-normalizing-bits
 
-    References: Papamakarios, Pavlakou and Murray (2017), appendix E.2.
+    References: Papamakarios, Pavlakou and Murray (2017).
 
     >>> bits_per_dim(torch.zeros(1), 64, 256)  # the uniform density
     tensor([8.])

@@ -1,5 +1,7 @@
 """Linear layers of a flow: scales, actnorm, and an invertible matrix by its LU factors."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -106,6 +108,38 @@ class ActNorm(Transform):
         self.log_scale.copy_(spread.log().view_as(self.shift))
 
 
+def stack_layers(
+    make: Callable[[int], Transform],
+    layers: int,
+    least: int,
+    dim: int,
+    actnorm: bool = False,
+    **like: torch.dtype | torch.device | str | None,
+) -> list[Transform]:
+    """The layers ``make(0), make(1), …`` of a flow on vectors, with an ``ActNorm`` after each.
+
+    Args:
+        make: builds the layer of a number.
+        layers: how many.
+        least: the smallest number that makes sense.
+        dim: length of the vectors.
+        actnorm: whether the norms are wanted.
+        **like: dtype and device of the norms.
+
+    Raises:
+        ValueError: ``layers`` below ``least``.
+
+    >>> [type(layer).__name__ for layer in stack_layers(lambda i: Diagonal(2), 1, 1, 2, True)]
+    ['Diagonal', 'ActNorm']
+    """
+    if layers < least:
+        raise ValueError(f"layers must be at least {least}, got {layers}")
+    made: list[Transform] = []
+    for i in range(layers):
+        made += [make(i), ActNorm(dim, **like)] if actnorm else [make(i)]
+    return made
+
+
 @torch.no_grad()
 def data_init(flow: Flow, x: Float[Tensor, "n ..."]) -> None:
     """Initialize every ``ActNorm`` of a flow, from data to noise, by one pass over a batch.
@@ -157,7 +191,7 @@ class InvertibleLinear(Transform):
 
     Chapter: prop-normalizing-lu
 
-    References: Kingma and Dhariwal (2018), section 3.2, equations 9 to 11.
+    References: Kingma and Dhariwal (2018), section 3.2.
 
     >>> _, ladj = InvertibleLinear(3)(torch.zeros(3))
     >>> bool(ladj.abs() < 1e-5)  # a rotation keeps the volume

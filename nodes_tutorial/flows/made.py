@@ -43,7 +43,7 @@ def made_masks(
 
     Chapter: thm-normalizing-autoregressive
 
-    References: Germain, Gregor, Murray and Larochelle (2015), equations 11 to 13.
+    References: Germain, Gregor, Murray and Larochelle (2015).
 
     >>> made_masks(3, [2], outputs=1)[0].int()
     tensor([[1, 0, 0],

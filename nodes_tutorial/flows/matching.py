@@ -46,7 +46,7 @@ def flow_matching_loss(
 
     Chapter: thm-matching-gradient
 
-    References: Lipman et al. (2023), equation 9; Tong et al. (2024), algorithm 3.
+    References: Lipman et al. (2023); Tong et al. (2024).
 
     >>> data = torch.full((4, 2), 3.0)
     >>> flow_matching_loss(lambda t, x: (3 - x) / (1 - t), data).item() < 1e-6  # one data point
@@ -101,7 +101,7 @@ class PosteriorVelocity(nn.Module):
 
     Chapter: lem-matching-posterior
 
-    References: Lipman et al. (2023), equation 8.
+    References: Lipman et al. (2023).
 
     >>> field = PosteriorVelocity(torch.tensor([[2.0, 0.0]]))
     >>> field(torch.tensor(0.5), torch.zeros(1, 2))  # straight at the only center

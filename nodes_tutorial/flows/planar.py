@@ -38,7 +38,7 @@ class PlanarTransform(Transform):
 
     Chapter: prop-normalizing-planar
 
-    References: Rezende and Mohamed (2015), equations 10 to 12 and appendix A.1.
+    References: Rezende and Mohamed (2015), section 4.1.
 
     >>> planar = PlanarTransform(2, generator=torch.Generator().manual_seed(0))
     >>> x, ladj = planar(torch.ones(5, 2))
@@ -112,7 +112,7 @@ def solve_score(
 
     Chapter: lem-normalizing-planar-root
 
-    References: Ortega and Rheinboldt (1970), theorem 13.3.4, on monotone Newton iterations.
+    References: Ortega and Rheinboldt (1970), chapter 13, on monotone Newton iterations.
 
     >>> solve_score(torch.tensor([1.0]), torch.tensor([1.0]))  # gap 1: a = y
     tensor([1.])

@@ -79,7 +79,7 @@ def penalized_nll(
 
     Chapter: def-ffjord-penalties
 
-    References: Finlay, Jacobsen, Nurbekyan and Oberman (2020), equation 6.
+    References: Finlay, Jacobsen, Nurbekyan and Oberman (2020).
 
     >>> from nodes_tutorial.flows import CNF, Flow, StandardNormal
     >>> cnf = CNF(lambda t, x: 0 * x, regularize=("kinetic",))
