@@ -1,6 +1,15 @@
 """Data that the chapters use: generators of their own, and files behind a checksum."""
 
-from nodes_tutorial.data import labelled2d, nested, registry, spirals, tabular, toy2d
+from nodes_tutorial.data import (
+    labelled2d,
+    nested,
+    registry,
+    spirals,
+    strokes,
+    tabular,
+    timeseries,
+    toy2d,
+)
 from nodes_tutorial.data.images import digits, have_mnist10k, mnist10k, read_idx
 from nodes_tutorial.data.registry import DataError
 
@@ -14,6 +23,8 @@ __all__ = [
     "read_idx",
     "registry",
     "spirals",
+    "strokes",
     "tabular",
+    "timeseries",
     "toy2d",
 ]

@@ -22,6 +22,10 @@ FILES: dict[str, tuple[str, str]] = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
     ),
+    "omniglot_small/strokes_background_small1.zip": (
+        "8cb3960fb6cf4ccf5f064ad83169f828c36c36782a0f6e7faacb7ecfae4468a2",
+        "https://github.com/brendenlake/omniglot/raw/master/python/strokes_background_small1.zip",
+    ),
     # the pre-processed sets of the MAF experiments, doi 10.5281/zenodo.1161203; large
     "maf/data.tar.gz": (
         "md5:9b9c9b0375315ad270eba4ce80c093ab",

@@ -1,0 +1,65 @@
+"""Networks of the same shape side by side: one batched product serves them all."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nodes_tutorial.nets import ACTIVATIONS, MLP
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def sources(generator: Generators) -> tuple[list[torch.Generator | None], int | None]:
+    """The generators as a list, and how many copies were asked for; None where one was given.
+
+    Raises:
+        ValueError: an empty sequence.
+    """
+    if not isinstance(generator, Sequence):
+        return [generator], None
+    if not generator:
+        raise ValueError("generator must be one, or a sequence of one or more")
+    return list(generator), len(generator)
+
+
+class Stack(nn.Module):
+    """Perceptrons of the same sizes, one for each entry of an axis of their input.
+
+    Args:
+        sizes: as for ``MLP``.
+        generators: source of the initial weights of each.
+        activation: a key of ``nodes_tutorial.nets.ACTIVATIONS``.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
+
+    >>> net = Stack([2, 8, 1], [torch.Generator().manual_seed(s) for s in range(3)])
+    >>> net(torch.zeros(3, 5, 2)).shape, net(torch.zeros(4, 3, 5, 2)).shape
+    (torch.Size([3, 5, 1]), torch.Size([4, 3, 5, 1]))
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        generators: Sequence[torch.Generator | None],
+        activation: str = "tanh",
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        nets = [MLP(sizes, activation, g, dtype=dtype, device=device) for g in generators]
+        self.activation = ACTIVATIONS[activation]()
+        layers = list(zip(*(net.layers[::2] for net in nets), strict=True))
+        weights = [torch.stack([layer.weight.mT for layer in same]) for same in layers]
+        self.weights = nn.ParameterList(w.detach().contiguous() for w in weights)
+        biases = [torch.stack([layer.bias for layer in same]).unsqueeze(1) for same in layers]
+        self.biases = nn.ParameterList(b.detach() for b in biases)
+
+    def forward(self, x: Float[Tensor, "*_ batch inputs"]) -> Float[Tensor, "*_ batch outputs"]:
+        """Apply each network to its rows; the axis of the networks is the third from behind."""
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = self.activation(x) if i else x
+            x = torch.baddbmm(bias, x, weight) if x.dim() == 3 else x @ weight + bias
+        return x
