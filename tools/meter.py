@@ -8,12 +8,31 @@ from pathlib import Path
 
 import psutil
 
+YARDSTICK = 0.2  # s of processor time of :func:`yardstick` on the machine that limits are meant for
+
+
+def yardstick() -> float:
+    """Processor seconds of 200 training steps of a small network, the kind of work chapters do."""
+    import torch  # here: the number of threads is settled by now
+
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Linear(64, 2)
+    )
+    adam, x = torch.optim.Adam(net.parameters()), torch.ones(256, 2)
+    began = time.thread_time()
+    for _ in range(200):
+        adam.zero_grad()
+        net(x).square().mean().backward()
+        adam.step()
+    return time.thread_time() - began
+
 
 class Meter:
     """Samples the child processes while a notebook runs.
 
     The peak is the kernel's own high-water mark where the system keeps one (Linux), else the
-    largest resident size seen. Processor time tells a slow notebook from a busy machine.
+    largest resident size seen. Processor time tells a slow notebook from a busy machine, and the
+    yardstick, taken before and after, from a slow machine.
     """
 
     def __init__(self, interval: float = 0.1) -> None:
@@ -24,6 +43,7 @@ class Meter:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Meter:
+        self._slowness = yardstick()
         self._began = time.monotonic()
         self._thread.start()
         return self
@@ -32,12 +52,14 @@ class Meter:
         self.seconds = time.monotonic() - self._began
         self._stop.set()
         self._thread.join()
+        self._slowness = (self._slowness + yardstick()) / (2 * YARDSTICK)
 
     @property
     def cost(self) -> dict[str, float]:
         return {
             "seconds": round(self.seconds, 1),
             "cpu_seconds": round(sum(self._cpu.values()), 1),
+            "slowness": round(self._slowness, 2),
             "peak_mib": round(sum(self._peaks.values())),
         }
 
