@@ -89,6 +89,9 @@ def test_windows_and_rows():
     part = whole.rows(slice(1, 3)).window(1.0, 2.0)
     inside = (whole.times >= 1) & (whole.times <= 2)
     assert torch.equal(part.mask[0, :, 0], inside) and part.values.shape[0] == 2
+    begin = whole.until(2.0)
+    assert torch.equal(begin.times, whole.times[whole.times <= 2])
+    assert torch.equal(begin.values, whole.values[:, : len(begin.times)])
 
 
 # --- generators -----------------------------------------------------------------------------------

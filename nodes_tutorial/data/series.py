@@ -38,6 +38,12 @@ class Series(NamedTuple):
             inside &= self.times <= stop
         return self.keep(inside[:, None].expand_as(self.mask))
 
+    def until(self, stop: float) -> "Series":
+        """The same series on the part of the grid that ends at ``stop``."""
+        count = int((self.times <= stop).sum())
+        parts = (part[..., :count, :] for part in (self.values, self.mask))
+        return Series(self.times[:count], *parts)
+
     def keep(self, chosen: Bool[Tensor, "*batch n grid dim"]) -> "Series":
         """The same series with what is not chosen masked."""
         mask = self.mask & chosen

@@ -96,6 +96,45 @@ def matching(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def latent(
+    dataset: Annotated[
+        str, typer.Option(help="periodic-code, periodic-paper or spirals")
+    ] = "periodic-code",
+    model: Annotated[
+        str, typer.Option(help="latent-ode, latent-ode-rnn, ode-rnn, rnn-dt, rnn-vae or all")
+    ] = "all",
+    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    batch: Annotated[int, typer.Option(help="series an update")] = 50,
+    rate: Annotated[float, typer.Option(help="largest learning rate")] = 1e-2,
+    noise: Annotated[float, typer.Option(help="standard deviation of an observation")] = 0.1,
+    seeds: Seeds = "0,1,2",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    checkpoint: Annotated[Path | None, typer.Option(help="to write and resume from")] = None,
+    every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
+    threads: Threads = 1,
+    out: Out = Path("results/latent.json"),
+) -> None:
+    """Interpolate and extrapolate irregular series, with latent ODEs and recurrent networks."""
+    from nodes_tutorial.experiments.latent import MODELS, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    _threads(threads)
+    try:
+        for name in MODELS if model == "all" else (model,):
+            run = Run(dataset, name, steps, batch, rate, noise, device=device)
+            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{name}.pt"))
+            rows, _ = execute(run, _numbers(seeds, "seeds"), checkpoint=path, every=every)
+            for row in rows:
+                append(out, row, ("dataset", "model", "seed"))
+                errors = (row["interpolate 0.3"], row["extrapolate 0.3"])
+                found = " and ".join(f"{error:.4f}" for error in errors)
+                typer.echo(f"{dataset} {name} seed {row['seed']}: at 30 % observed {found}")
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 def _numbers(text: str, name: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]

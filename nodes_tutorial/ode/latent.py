@@ -54,7 +54,9 @@ class LatentODE(nn.Module):
             must be those of ``generator``.
         hidden: size of the encoder's state.
         width: of the hidden layers of all networks.
-        linear: whether the field is linear, which is a test case.
+        linear: whether field and read-out are affine, the case with a closed form.
+        speed: factor of the initial field's last layer. Dynamics that turn several times within the
+            data are found sooner by a field that starts with some speed.
         noise: standard deviation of an observation.
         intensity: whether observation times are modelled as a Poisson process.
         generator: source of the initial weights, or one for each of several networks that are
@@ -89,6 +91,7 @@ class LatentODE(nn.Module):
         hidden: int = 20,
         width: int = 50,
         linear: bool = False,
+        speed: float = 1.0,
         noise: float = 0.1,
         intensity: bool = False,
         generator: Generators = None,
@@ -109,7 +112,8 @@ class LatentODE(nn.Module):
         generators, self.copies = sources(generator)
         kind = {"dtype": dtype, "device": device}
         if encoder is None:
-            encoder = ODERNN(dim, hidden, width=width, generator=generator, **kind)
+            sizes = {"hidden": hidden, "width": width, "readout": False}
+            encoder = ODERNN(dim, **sizes, generator=generator, **kind)
         elif encoder.copies != self.copies:
             raise ValueError(f"encoder must have copies = {self.copies}, got {encoder.copies}")
         self.encoder, self.noise, self.latent = encoder, noise, latent
@@ -118,6 +122,8 @@ class LatentODE(nn.Module):
             self.head.biases[-1][..., latent:] -= 3
         inner = [] if linear else [width]
         self.field = Stack([latent, *inner, latent], generators, **kind)
+        with torch.no_grad():
+            self.field.weights[-1].mul_(speed)
         self.emission = Stack([latent, *inner, dim], generators, **kind)
         self.rate = Stack([latent, width, 1], generators, **kind) if intensity else None
         self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)

@@ -73,8 +73,8 @@ class RNNVAE(LatentODE):
     def __init__(
         self, dim, latent=10, *, hidden=20, width=50, noise=0.1, generator=None, **kind
     ) -> None:
-        encoder = DeltaRNN(dim, hidden, width=width, generator=generator, **kind)
-        encoder.readout = None
+        sizes = {"hidden": hidden, "width": width, "readout": False}
+        encoder = DeltaRNN(dim, **sizes, generator=generator, **kind)
         super().__init__(
             dim, latent, encoder=encoder, width=width, noise=noise, generator=generator, **kind
         )

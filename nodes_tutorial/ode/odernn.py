@@ -81,6 +81,7 @@ class ODERNN(nn.Module):
         width: of the hidden layer of the field and of the read-out.
         step_size: a gap is cut into equal steps no longer than this; None means one step.
         method: a key of ``METHODS`` for these steps.
+        readout: whether there is a g; an encoder needs none.
         generator: source of the initial weights, or one for each of several networks; None means
             PyTorch's global one.
         dtype: dtype of the weights; None means PyTorch's default.
@@ -109,6 +110,7 @@ class ODERNN(nn.Module):
         width: int = 50,
         step_size: float | None = None,
         method: str = "euler",
+        readout: bool = True,
         generator: Generators = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -127,7 +129,8 @@ class ODERNN(nn.Module):
         self.hidden, self.step_size, self.tableau = hidden, step_size, METHODS[method]
         self.gru = GRU(2 * dim + self.elapsed, hidden, generators, **kind)
         self.field = self._field(hidden, width, generators, kind)
-        self.readout = Stack([hidden + self.elapsed, width, dim], generators, **kind)
+        sizes = [hidden + self.elapsed, width, dim]
+        self.readout = Stack(sizes, generators, **kind) if readout else None
 
     @staticmethod
     def _field(hidden: int, width: int, generators: list, kind: dict) -> nn.Module | None:
@@ -175,7 +178,12 @@ class ODERNN(nn.Module):
         Args:
             series: what is seen.
             times: when to predict, none before the grid's first time.
+
+        Raises:
+            ValueError: the module was made without a read-out.
         """
+        if self.readout is None:
+            raise ValueError("readout must be True to predict")
         when, states = self.states(series)
         count = series.mask.any(-1).cumsum(-1)
         count = torch.nn.functional.pad(count, (1, 0))  # seen before each grid time, and in all
