@@ -1,0 +1,185 @@
+"""Systems whose equations are known and whose numbers are not: a pendulum and a circulation."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = [
+    "cardiovascular",
+    "cardiovascular_signals",
+    "pendulum",
+    "render_rod",
+    "semi_implicit_pendulum",
+]
+
+GRAVITY = 10.0
+# Constants of the circulation; rates in beats a second, resistances in mmHg s/ml.
+RATE_LOW, RATE_HIGH = 2 / 3, 3.0
+RESISTANCE_LOW, RESISTANCE_HIGH = 0.5335, 2.134
+ARTERIES, VEINS = 4.0, 111.0  # compliances, ml/mmHg
+STEEPNESS, SETPOINT, DELAY = 0.1838, 70.0, 20.0
+
+
+def pendulum(
+    t: Float[Tensor, "*_"],
+    z: Float[Tensor, "*batch 2"],
+    theta: Float[Tensor, "*#batch parameters"],
+    *,
+    friction: float | int = 0.0,
+) -> Float[Tensor, "*batch 2"]:
+    r"""The pendulum :math:`\dot\phi = \omega,\ \dot\omega = -(g/l)\sin\phi - b\,\omega`.
+
+    Args:
+        t: ignored: the field is autonomous.
+        z: angle from hanging down in radians, and angular velocity.
+        theta: the length l in meters as first entry; g is 10 m/s².
+        friction: b, in 1/s.
+
+    Returns:
+        dz/dt.
+
+    Chapter: thm-unknowns-identifiable
+    References: Linial, Ravid, Eytan and Shalit (2021), section 5.
+
+    >>> pendulum(torch.tensor(0.0), torch.tensor([0.5 * math.pi, 1.0]), torch.tensor([2.0]))
+    tensor([ 1., -5.])
+    """
+    angle, speed = z.unbind(-1)
+    pull = -GRAVITY / theta[..., 0] * torch.sin(angle)
+    return torch.stack([speed, pull - friction * speed if friction else pull], -1)
+
+
+def semi_implicit_pendulum(
+    z0: Float[Tensor, "n 2"],
+    length: Float[Tensor, " n"],
+    steps: int,
+    dt: float,
+    *,
+    friction: float | int = 0.0,
+    max_speed: float | int = math.inf,
+) -> Float[Tensor, "n steps 2"]:
+    r"""The pendulum as simulators of games step it: first the velocity, then the angle with it.
+
+    .. math:: \omega_{k+1} = \omega_k - h\bigl((g/l)\sin\phi_k + b\,\omega_k\bigr),\qquad
+        \phi_{k+1} = \phi_k + h\,\omega_{k+1}
+
+    Args:
+        z0: first states.
+        length: l of each pendulum.
+        steps: number of states, the first included.
+        dt: the step h in seconds.
+        friction: b, in 1/s.
+        max_speed: the velocity is clipped to this size after each step.
+
+    Returns:
+        The states.
+
+    Raises:
+        ValueError: ``steps`` below 1.
+
+    Chapter: prop-unknowns-mismatch
+    References: OpenAI Gym, ``Pendulum-v0``; Linial et al. (2021), released data generator.
+
+    >>> semi_implicit_pendulum(torch.tensor([[0.1, 0.0]]), torch.ones(1), 3, 0.05).shape
+    torch.Size([1, 3, 2])
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    angle, speed = z0.unbind(-1)
+    states = [z0]
+    for _ in range(steps - 1):
+        speed = speed - dt * (GRAVITY / length * torch.sin(angle) + friction * speed)
+        angle = angle + dt * speed
+        speed = speed.clamp(-max_speed, max_speed)
+        states.append(torch.stack([angle, speed], -1))
+    return torch.stack(states, 1)
+
+
+def render_rod(
+    angle: Float[Tensor, "*batch"], side: int = 16, *, width: float = 0.12
+) -> Float[Tensor, "*batch pixels"]:
+    r"""A soft picture of a rod that hangs from the center of the square :math:`[-1, 1]^2`.
+
+    .. math:: x_{ij} = \exp\bigl(-\delta_{ij}(\phi)^2 / (2w^2)\bigr)
+
+    with the distance :math:`\delta_{ij}` from pixel (i, j) to the segment from the center to
+    :math:`0.8\,(\sin\phi, -\cos\phi)`. The picture shows the angle and nothing else: a pendulum
+    of any length is drawn with the same rod.
+
+    Args:
+        angle: in radians, 0 is down.
+        side: pixels along an edge.
+        width: w.
+
+    Returns:
+        Intensities in (0, 1], rows from the top, ``side * side`` of them.
+
+    Raises:
+        ValueError: ``side`` below 2 or ``width`` not positive.
+
+    Chapter: prop-unknowns-symmetry
+
+    >>> picture = render_rod(torch.tensor([0.3, -0.3])).view(2, 16, 16)
+    >>> torch.allclose(picture[0], picture[1].flip(1))
+    True
+    """
+    if side < 2 or not width > 0:
+        raise ValueError(f"side must be at least 2 and width positive, got {side} and {width}")
+    place = torch.linspace(
+        -1 + 1 / side, 1 - 1 / side, side, dtype=angle.dtype, device=angle.device
+    )
+    down, right = place.repeat_interleave(side), place.repeat(side)
+    sin, cos = angle[..., None].sin(), angle[..., None].cos()
+    along = (right * sin + down * cos).clamp(0, 0.8)
+    square = (right - along * sin).square() + (down - along * cos).square()
+    return torch.exp(-square / (2 * width**2))
+
+
+def cardiovascular(
+    t: Float[Tensor, "*_"], z: Float[Tensor, "*batch 4"], theta: Float[Tensor, "*#batch 2"]
+) -> Float[Tensor, "*batch 4"]:
+    r"""Blood between arteries and veins, with a reflex that holds the pressure.
+
+    .. math:: C_a\dot P_a = -\frac{P_a - P_v}{R} + V f,\quad C_v\dot P_v = -C_a\dot P_a + i,\quad
+        \tau\dot s = 1 - \frac1{1 + e^{-k(P_a - 70)}} - s,\quad \dot V = 10^{-2}\,i
+
+    with heart rate :math:`f = \frac23 + (3 - \frac23)s` and resistance
+    :math:`R = 0.5335 + (2.134 - 0.5335)s - r`; :math:`C_a = 4`, :math:`C_v = 111`,
+    :math:`k = 0.1838`, :math:`\tau = 20` s.
+
+    Args:
+        t: ignored: the field is autonomous.
+        z: :math:`(P_a/100, P_v/10, s, V/100)`: pressures in mmHg, the reflex, ml a beat.
+        theta: :math:`(i, r)`: flow from outside in ml/s (a bleeding is negative), and
+            the part of the resistance that is lost.
+
+    Returns:
+        dz/dt.
+
+    Chapter: prop-unknowns-volume
+    References: Zenker, Rubin and Clermont (2007); Linial et al. (2021), section 5.
+
+    >>> rest = cardiovascular(torch.tensor(0.0), torch.ones(4), torch.zeros(2))
+    >>> bool((4 * 100 * rest[0] + 111 * 10 * rest[1]).abs() < 1e-4)  # volume
+    True
+    """
+    arterial, venous, reflex, stroke = z.unbind(-1)
+    inflow, lost = theta.unbind(-1)
+    rate = RATE_LOW + (RATE_HIGH - RATE_LOW) * reflex
+    resistance = RESISTANCE_LOW + (RESISTANCE_HIGH - RESISTANCE_LOW) * reflex - lost
+    filling = 100 * stroke * rate - (100 * arterial - 10 * venous) / resistance
+    relaxed = torch.sigmoid(STEEPNESS * (SETPOINT - 100 * arterial)) - reflex
+    change = [filling / (100 * ARTERIES), (inflow - filling) / (10 * VEINS), relaxed / DELAY]
+    return torch.stack([*change, 1e-4 * inflow.expand_as(stroke)], -1)
+
+
+def cardiovascular_signals(z: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
+    """What is measured of a state: arterial pressure /100, venous pressure /10, heart rate in Hz.
+
+    >>> cardiovascular_signals(torch.tensor([0.8, 0.5, 0.3, 0.9]))
+    tensor([0.8000, 0.5000, 1.3667])
+    """
+    rate = RATE_LOW + (RATE_HIGH - RATE_LOW) * z[..., 2:3]
+    return torch.cat([z[..., :2], rate], -1)
