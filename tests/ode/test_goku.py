@@ -96,7 +96,7 @@ def test_two_lengths_never_share_a_moving_trajectory_and_gravity_hides(measured)
         gap = (pendulum(t, z, other * theta[:, None]) - same).abs().amax((1, 2))
         assert (gap > 1e-3).all()
     rest = torch.zeros(7, 2, dtype=F64)
-    rest[:, 0] = math.pi * torch.arange(7)  # equilibria tell nothing
+    rest[:, 0] = math.pi * torch.arange(7, dtype=F64)  # equilibria tell nothing
     one, two = (pendulum(t, rest, torch.tensor([v], dtype=F64)) for v in (1.0, 2.0))
     assert measured((one - two).abs().max(), "fields of two lengths at rest") < 1e-13
     # g and l through their ratio: design with both as parameters of -(g/l) sin is one column
