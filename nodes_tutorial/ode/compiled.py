@@ -134,8 +134,9 @@ def integrate_fixed(problem: Problem, settings: Settings) -> Tensor:
     return torch.stack(rows)
 
 
-def _try_step(field: Field, key: str, y: Tensor, k: Tensor, at: Tensor, atol: Tensor):
+def _try_step(field: Field, key: str, y: Tensor, k: Tensor, at: Tensor):
     settings, (t, h) = KNOWN[key], at.unbind()
+    atol = torch.full((), settings.atol, dtype=y.dtype, device=y.device)
     ks = StageList(settings.tableau, k)
     y1 = rk_step(field, stage_times(t, h, settings.tableau.c, y), y, h.to(y.dtype), ks)
     with torch.no_grad():
@@ -149,11 +150,12 @@ def compiled_trial(problem: Problem, settings: Settings) -> Trial:
     Of its stages only the last comes back, so outputs must lie at the ends of steps.
     """
     try_step, key, stages = _compiled(_try_step), _key(settings), settings.tableau.stages
+    field = problem.bare
 
     def trial(ks, t, h, y, atol):
         at = torch.tensor([t, h], dtype=torch.float64, device=y.device)
         k = ks.ks[0]
-        y1, last, ratio = try_step(problem.bare, key, y, k, at, atol)
+        y1, last, ratio = try_step(field, key, y, k, at)
         ks.ks = [k] * (stages - 1) + [last]
         problem.nfe += stages - 1
         return y1, ratio.item()

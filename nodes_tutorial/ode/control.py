@@ -128,9 +128,9 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
         ratio = max(ratio, 1e-10)
         trend = max(previous, 0.1) ** beta if previous > 0.0 else ratio**-rest
         return min(GROW, max(SHRINK, SAFETY * ratio**-alpha * trend))
-    ratio = ratio.clamp(min=1e-10)
-    trend = torch.where(previous > 0.0, previous.clamp(min=0.1) ** beta, ratio**-rest)
-    factor = SAFETY * ratio**-alpha * trend
+    log = ratio.clamp(min=1e-10).log()  # logarithms: a power costs three times as much
+    trend = torch.where(previous > 0.0, beta * previous.clamp(min=0.1).log(), -rest * log)
+    factor = SAFETY * torch.exp(trend - alpha * log)
     return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW).bfloat16()
 
 

@@ -1,5 +1,6 @@
 """What the user asked for, checked once and brought to the form the loops work on."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -71,10 +72,15 @@ class Problem:
             _check_slope(slopes, parts)
         return self.pack(slopes)
 
-    def bare(self, t: Tensor, y: Tensor) -> Tensor:
-        """:meth:`field` without the checks and the count."""
-        if not self.is_tuple:
-            return self.func(t, y)
+    @property
+    def bare(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """:meth:`field` without the checks and the count; where it can, the user's own object.
+
+        A compiled program looks at each call whether its field is still the one it was made for.
+        """
+        return self._joined if self.is_tuple else self.func
+
+    def _joined(self, t: Tensor, y: Tensor) -> Tensor:
         return self.pack(self.func(t, self.unpack(y)))
 
     def field_time(self, t: Tensor) -> Tensor:
