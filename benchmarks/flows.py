@@ -3,7 +3,7 @@
 The work is the mean of -log p of 512 points of the plane and its gradient for all weights of a
 field 2-64-64-64-2, which are first trained on two moons. One process, one thread, contenders
 interleaved; the error of the gradient stands beside the time. All libraries get the same weights,
-the same tolerance and the same probe, and their values and gradients must agree to 1e-3 before
+the same tolerance and the same probe, and their values and gradients must agree to 2e-3 before
 anything is timed. Tolerances do not mean the same everywhere: a second ratio takes for us the
 loosest of a few tolerances whose error is no larger than zuko's.
 """
@@ -120,7 +120,7 @@ def likelihood(field: nets.TimeMLP, activation: str, exact: bool, gates: dict) -
         found = contender.loss_and_gradient(x)
         errors[who] = distance(found, truth)
         gap = abs(found[0].item() - truth[0].item())
-        assert max(gap, errors[who]) < 1e-3, f"{name}: {who} is off by {gap}, {errors[who]}"
+        assert max(gap, errors[who]) < 2e-3, f"{name}: {who} is off by {gap}, {errors[who]}"
     fits = [1e-5]
     for tol in (2e-5, 4e-5, 8e-5):
         if distance(Ours(field, exact, tol).loss_and_gradient(x), truth) <= errors["zuko"]:
