@@ -150,7 +150,7 @@ class LatentODE(nn.Module):
         y = odeint(self._field, z, times, **self.solver)
 
         def split(part: Tensor) -> Tensor:
-            return part.unflatten(2, (samples, n)).movedim((2, 0), (0, 3))
+            return part.unflatten(2, (samples, n)).movedim((2, 0), (0, 3)).contiguous()
 
         x = split(self.emission(y[..., :latent]))
         if self.rate is None:

@@ -56,9 +56,12 @@ class GRU(nn.Module):
         self, h: Float[Tensor, "copies n hidden"], x: Float[Tensor, "copies n gates"]
     ) -> Float[Tensor, "copies n hidden"]:
         """The next state from the state and from what ``inputs`` made of the observation."""
-        size, own = h.shape[-1], self.state(h)
-        r, u = torch.sigmoid(x[..., : 2 * size] + own[..., : 2 * size]).split(size, -1)
-        c = torch.tanh(torch.addcmul(x[..., 2 * size :], r, own[..., 2 * size :]))
+        size = h.shape[-1]
+        (gates, new), (own_gates, own_new) = (
+            part.split([2 * size, size], -1) for part in (x, self.state(h))
+        )
+        r, u = torch.sigmoid(gates + own_gates).split(size, -1)
+        c = torch.tanh(torch.addcmul(new, r, own_new))
         return torch.lerp(c, h, u)
 
 
@@ -162,11 +165,10 @@ class ODERNN(nn.Module):
         x = [_in_front(values), _in_front(mask).to(values.dtype)]
         x = self.gru.inputs(torch.cat([*x, *[gaps] * self.elapsed], -1))
         h = x.new_zeros((*x.shape[1:-1], self.hidden))
-        cuts = self._cuts(gaps)
-        states = []
-        for k in range(len(x)):  # the recurrence: one observation after the other
-            h = self._advance(h, gaps[k], cuts[k])
-            h = torch.where(seen[k], self.gru(h, x[k]), h)
+        states, turns = [], (gaps, self._cuts(gaps), seen, x.unbind())
+        for gap, cuts, there, gates in zip(*turns, strict=True):  # one observation after the other
+            h = self._advance(h, gap, cuts)
+            h = torch.where(there, self.gru(h, gates), h)
             states.append(h)
         return times, torch.stack(states)
 
@@ -217,14 +219,15 @@ class ODERNN(nn.Module):
 
     def _advance(self, h: Tensor, gaps: Tensor, cuts: int) -> Tensor:
         """Equal Runge–Kutta steps over a gap, which each row has of its own length."""
+        step = gaps / cuts if cuts > 1 else gaps
 
         def field(_, y):
-            return self.field(y)
+            return step * self.field(y)  # in units of the step, which then is 1
 
+        times = [step] * self.tableau.stages  # the field does not look at them
         for _ in range(cuts):
-            stages = StageList(self.tableau, self.field(h))
-            times = [gaps] * self.tableau.stages  # the field does not look at them
-            h = rk_step(field, times, h, gaps / cuts, stages, last_stage=False)
+            stages = StageList(self.tableau, field(None, h))
+            h = rk_step(field, times, h, 1.0, stages, last_stage=False)
         return h
 
 

@@ -51,15 +51,34 @@ class Stack(nn.Module):
         super().__init__()
         nets = [MLP(sizes, activation, g, dtype=dtype, device=device) for g in generators]
         self.activation = ACTIVATIONS[activation]()
-        layers = list(zip(*(net.layers[::2] for net in nets), strict=True))
-        weights = [torch.stack([layer.weight.mT for layer in same]) for same in layers]
-        self.weights = nn.ParameterList(w.detach().contiguous() for w in weights)
-        biases = [torch.stack([layer.bias for layer in same]).unsqueeze(1) for same in layers]
-        self.biases = nn.ParameterList(b.detach() for b in biases)
+        for i, same in enumerate(zip(*(net.layers[::2] for net in nets), strict=True)):
+            weight = torch.stack([layer.weight.detach().mT for layer in same])
+            bias = torch.stack([layer.bias.detach() for layer in same]).unsqueeze(1)
+            self.register_parameter(f"weight{i}", nn.Parameter(weight))
+            self.register_parameter(f"bias{i}", nn.Parameter(bias))
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of each layer, shape (copies, inputs, outputs)."""
+        return list(self._parameters.values())[::2]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """Of each layer, shape (copies, 1, outputs)."""
+        return list(self._parameters.values())[1::2]
 
     def forward(self, x: Float[Tensor, "*_ batch inputs"]) -> Float[Tensor, "*_ batch outputs"]:
         """Apply each network to its rows; the axis of the networks is the third from behind."""
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = self.activation(x) if i else x
-            x = torch.baddbmm(bias, x, weight) if x.dim() == 3 else x @ weight + bias
-        return x
+        weight, bias, *rest = self._parameters.values()
+        shape = x.shape
+        if len(shape) > 3:
+            x = x.flatten(0, -4).transpose(0, 1).flatten(1, 2)
+        if len(x) != len(weight):
+            x = x.expand(len(weight), -1, -1)
+        x = torch.baddbmm(bias, x, weight)
+        for weight, bias in zip(rest[::2], rest[1::2], strict=True):
+            x = torch.baddbmm(bias, self.activation(x), weight)
+        if len(shape) == 3:
+            return x
+        x = x.unflatten(1, (-1, shape[-2])).transpose(0, 1)
+        return x.unflatten(0, shape[:-3]) if len(shape) > 4 else x
