@@ -10,13 +10,14 @@ import sys
 import tarfile
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from nodes_tutorial.data import DataError, registry, tabular, toy2d
-from nodes_tutorial.experiments import density, matching, record
+from nodes_tutorial.experiments import density, images, matching, record
 from nodes_tutorial.experiments.__main__ import app
 
 COMMAND = [sys.executable, "-m", "nodes_tutorial.experiments"]
@@ -155,6 +156,26 @@ def archive(path, arrays):
             content.seek(0)
             tar.addfile(info, content)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_images_command_records_bits_and_draws_samples(tmp_path):
+    out, picture = tmp_path / "images.json", tmp_path / "row.png"
+    arguments = ["images", "--dataset", "digits", "--steps", "8", "--width", "8", "--depth", "1"]
+    done = invoke(*arguments, "--out", str(out), "--picture", str(picture))
+    assert done.exit_code == 0 and "digits seed 0" in done.output
+    (row,) = rows(out)
+    assert row["train_images"] == 1500 and row["test_images"] == 297
+    run = images.Images("digits", steps=8, width=8, depth=1)
+    again, flow = images.execute(run, progress=False)
+    assert again["bits_per_dim"] == row["bits_per_dim"]
+    _, test = images.split("digits")
+    exact = images.bits(flow, test, 17).mean().item()
+    assert exact == row["bits_per_dim"] and 2 < exact < 6
+    seen, held = (set(map(bytes, part.byte().numpy())) for part in images.split("digits"))
+    assert len(seen & held) < 5  # a few digits of the set are equal
+    assert plt.imread(picture).shape[:2] == (8, 8 * 12)
+    refused = invoke("images", "--dataset", "cifar", "--out", str(out))
+    assert refused.exit_code == 1 and "dataset must be one of" in refused.output
 
 
 @pytest.fixture

@@ -135,6 +135,45 @@ def latent(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def images(
+    dataset: Annotated[str, typer.Option(help="mnist10k or digits")] = "mnist10k",
+    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    batch: Annotated[int, typer.Option(help="images an update")] = 64,
+    rate: Annotated[float, typer.Option(help="largest learning rate")] = 2e-3,
+    levels: Annotated[int, typer.Option(help="scales of the flow")] = 2,
+    depth: Annotated[int, typer.Option(help="steps of the flow on each scale")] = 4,
+    width: Annotated[int, typer.Option(help="channels inside a coupling")] = 64,
+    seeds: Seeds = "0",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    checkpoint: Annotated[Path | None, typer.Option(help="to write and resume from")] = None,
+    every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
+    picture: Annotated[Path | None, typer.Option(help="PNG of a row of samples")] = None,
+    threads: Threads = 1,
+    out: Out = Path("results/images.json"),
+) -> None:
+    """Train a Glow on images of digits and report its bits per dimension."""
+    from nodes_tutorial.data import DataError
+    from nodes_tutorial.experiments.images import Images, execute, samples
+    from nodes_tutorial.experiments.record import append
+
+    _threads(threads)
+    try:
+        for seed in _numbers(seeds, "seeds"):
+            run = Images(dataset, steps, batch, rate, levels, depth, width, seed, device)
+            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{seed}.pt"))
+            row, flow = execute(run, checkpoint=path, every=every)
+            append(out, row, ("dataset", "model", "seed"))
+            typer.echo(f"{dataset} seed {seed}: {row['bits_per_dim']:.3f} bits per dimension")
+            if picture is not None:
+                from matplotlib.image import imsave
+
+                imsave(picture, samples(flow, dataset).numpy(), cmap="gray", vmin=0, vmax=1)
+    except (DataError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 def _numbers(text: str, name: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
