@@ -23,7 +23,7 @@ def ffjord(
     model: Annotated[str, typer.Option(help="cnf, fm, realnvp, maf, gaussian or kde")] = "cnf",
     steps: Annotated[int, typer.Option(help="updates")] = 2000,
     batch: Annotated[int | None, typer.Option(help="points an update")] = None,
-    rate: Annotated[float | None, typer.Option(help="first learning rate")] = None,
+    rate: Annotated[float | None, typer.Option(help="largest learning rate")] = None,
     hidden: Annotated[str | None, typer.Option(help="widths, such as 64,64,64")] = None,
     activation: Annotated[str | None, typer.Option(help="tanh, softplus, silu, ...")] = None,
     layers: Annotated[int | None, typer.Option(help="couplings, or fields in a row")] = None,

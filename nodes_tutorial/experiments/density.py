@@ -182,8 +182,9 @@ def _train(
     best, clock = Best(flow), Clock()
 
     def step(i: int) -> Tensor:
+        rise, fall = (i + 1) / (0.02 * run.steps), 1 + math.cos(math.pi * i / run.steps)
         for group in adam.param_groups:
-            group["lr"] = run.rate * 0.5 * (1 + math.cos(math.pi * i / run.steps))
+            group["lr"] = run.rate * min(1.0, rise) * fall / 2
         if splits is None:
             x = toy2d.sample(run.dataset, run.batch, generator)
         else:

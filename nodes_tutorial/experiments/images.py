@@ -72,7 +72,7 @@ def execute(
     clock = Clock()
 
     def step(i: int) -> Tensor:
-        rise, fall = (i + 1) / (0.05 * run.steps), 1 + math.cos(math.pi * i / run.steps)
+        rise, fall = (i + 1) / (0.02 * run.steps), 1 + math.cos(math.pi * i / run.steps)
         for group in adam.param_groups:
             group["lr"] = run.rate * min(1.0, rise) * fall / 2
         rows = torch.randint(len(train), (run.batch,), generator=generator, device=run.device)
