@@ -21,7 +21,7 @@ def write(root: Path, name: str, content: object) -> None:
     (root / "results" / name).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("name", ["toys", "tabular", "matching"])
+@pytest.mark.parametrize("name", ["toys", "tabular", "matching", "images", "latent"])
 def test_nothing_recorded_is_not_run(root, name):
     head, *body = results.TABLES[name](root)
     assert body and all(len(row) == len(head) for row in body)
@@ -53,6 +53,29 @@ def test_matching_has_a_line_for_each_method(root):
     assert cfm[:7] == ["moons", "CFM", "2", "20", "1,000", "0.150 ± 0.071", "50"]
     assert ot[:3] == ["moons", "OT-CFM", "not run"]
     assert len(head) == len(cfm) == len(ot)
+
+
+def test_latent_has_the_published_line_above_ours(root):
+    row = {"dataset": "periodic-code", "model": "rnn-dt", "parameters": 6101, "cpu_seconds": 13.5}
+    errors = {f"{task} {f:g}": 0.25 for task in ("interpolate", "extrapolate") for f in
+              (0.1, 0.2, 0.3, 0.5)}  # fmt: skip
+    found = [{**row, **errors, "interpolate 0.1": x} for x in (0.1, 0.2)]
+    write(root, "latent.json", {"rows": found})
+    head, published, ours, *rest = results.latent(root)
+    assert published[2:5] == ["RNN-Δt, published", ".0608", ".0468"]
+    assert ours[2:] == ["RNN-Δt", "0.1500 ± 0.0707", *["0.2500 ± 0.0000"] * 3, "2", "6,101", "14"]
+    assert all(len(line) == len(head) for line in rest)
+    assert sum("not run" in line for line in rest) == 8
+
+
+def test_images_stand_below_the_published_numbers(root):
+    row = {"dataset": "mnist10k", "bits_per_dim": 1.25, "bits_training_images": 1.2}
+    row |= {"train_images": 9000, "parameters": 123456, "cpu_seconds": 250.4}
+    write(root, "images.json", {"rows": [row]})
+    head, *published, ours, digits = results.images(root)
+    assert [line[3] for line in published] == ["1.06", "1.05"]
+    assert ours[1:] == ["9,000", "Glow", "1.250 (1)", "1.200 (1)", "123,456", "250"]
+    assert digits[3] == "not run" and len(digits) == len(head) == len(ours)
 
 
 def test_every_record_of_the_book_is_listed():
