@@ -4,8 +4,10 @@ A step is the mean of -log p of 512 points, its gradient, and one update by fuse
 has networks of the same sizes and the same number of weights. What is done for the peers:
 
 - normflows' MADE has no activation after its first layer; it is added, so that all three compute
-  the same network. Its density of a MAF would take a pass for each entry; we run the layer the way
-  that takes one pass.
+  the same network.
+- normflows' `log_prob` of a MAF takes a pass for each entry. That is what a user of it gets, and
+  what the goal compares with. Beside it stands "normflows, one pass": its layers in a chain of our
+  own, turned around.
 - zuko bounds log-scales by a soft clip, normflows' MAF by a sigmoid, its couplings not at all.
 - For zuko's MAF there is a check of value: with our bound as its univariate map and with our
   weights, its log-density is ours.
@@ -29,7 +31,7 @@ SIZES = {2: (64, 64), 43: (128, 128), 63: (128, 128)}  # the plane, MINIBOONE, B
 
 
 class Normflows(nn.Module):
-    """A chain of normflows' layers, each run from data to noise in its fast direction."""
+    """A chain of normflows' layers; ``inverse`` says which way leads from data to noise."""
 
     def __init__(self, layers: list[nn.Module], dim: int, inverse: bool) -> None:
         super().__init__()
@@ -75,7 +77,8 @@ def maf(dim: int, hidden: tuple[int, ...]) -> dict[str, nn.Module]:
     return {
         "ours": MAF(dim, 5, hidden, bound=BOUND),
         "zuko": zuko.flows.MAF(dim, transforms=5, hidden_features=hidden),
-        "normflows": Normflows(theirs, dim, inverse=False),
+        "normflows": Normflows(theirs, dim, inverse=True),
+        "normflows, one pass": Normflows(theirs, dim, inverse=False),
     }
 
 
@@ -139,8 +142,12 @@ def rows(seconds: float = 4.0) -> tuple[list[Row], list[tuple[str, str, float, f
             work = {who: training_step(model, x) for who, model in models.items()}
             times = Times(work, seconds=seconds, least=15)
             fastest = min(("zuko", "normflows"), key=times.ms)
-            what = f"{name} step, d = {dim}, over the faster of zuko and normflows"
-            goals.append(Row(what, times.ratio(fastest, "ours"), ">=1.2"))
+            what = f"{name} step, d = {dim}, over"
+            ratio = times.ratio(fastest, "ours")
+            goals.append(Row(f"{what} the faster of zuko and normflows", ratio, ">=1.2"))
+            if "normflows, one pass" in models:
+                ratio = times.ratio("normflows, one pass", "ours")
+                goals.append(Row(f"{what} normflows turned around", ratio, ">=1.0"))
             for who in models:
                 lines.append(
                     (f"{name}, d = {dim}", who, times.ms(who), float(work[who]().detach()))
