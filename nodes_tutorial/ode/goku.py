@@ -70,8 +70,8 @@ class GOKUNet(nn.Module):
         state_link: h, from all of ℝⁿ to states; by default the identity.
         parameter_link: k, from all of ℝⁿ to parameters; by default ``softplus``.
         noise: σ, the standard deviation of an observation.
-        gain: factor of the observations where they are read; what is weak or rare, such as bright
-            pixels, should come to the recurrent networks at size one.
+        center: subtracted from the observations where they are read, a number or one an entry.
+        gain: factor after that; signals should come to the recurrent networks at size one.
         rtol: relative tolerance.
         atol: absolute tolerance.
         method: a key of ``METHODS``.
@@ -105,7 +105,8 @@ class GOKUNet(nn.Module):
         state_link: Callable[[Tensor], Tensor] | None = None,
         parameter_link: Callable[[Tensor], Tensor] = F.softplus,
         noise: float = 0.1,
-        gain: float | int = 1.0,
+        center: float | int | Float[Tensor, " observed"] = 0.0,
+        gain: float | int | Float[Tensor, " observed"] = 1.0,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",
@@ -123,7 +124,9 @@ class GOKUNet(nn.Module):
         if not noise > 0:
             raise ValueError(f"noise must be positive, got {noise}")
         kind = {"dtype": dtype, "device": device}
-        self.field, self.sizes, self.gain, self.noise = field, (state, parameters), gain, noise
+        self.field, self.sizes, self.noise = field, (state, parameters), noise
+        for name, value in (("center", center), ("gain", gain)):
+            self.register_buffer(name, torch.as_tensor(value, **kind), persistent=False)
         self.state_link, self.parameter_link = state_link, parameter_link
         self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)
         self.embed = MLP([observed, hidden], generator=generator, **kind)
@@ -141,7 +144,7 @@ class GOKUNet(nn.Module):
         self, x: Float[Tensor, "batch times observed"]
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
         """Mean and log standard deviation of the posterior of (z̃, θ̃), from the whole sequence."""
-        h = torch.tanh(self.embed(self.gain * x))
+        h = torch.tanh(self.embed(self.gain * (x - self.center)))
         mean, log_std = self.to_state(self.backwards(h.flip(1))[1][0][0]).chunk(2, -1)
         if self.both_ways is not None:
             parts = self.to_theta(self.both_ways(h)[0].mean(1)).chunk(2, -1)

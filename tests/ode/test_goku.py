@@ -395,11 +395,13 @@ def test_signals_of_the_circulation():
 
 
 def test_first_state_is_read_backwards_and_parameters_both_ways():
-    net = GOKUNet(pendulum, 2, 1, 4, hidden=5, generator=rng(0))
-    x = torch.rand(2, 9, 4, generator=rng(1))
+    scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    kind = {"center": 0.5 * scale, "gain": 2 / scale}
+    net = GOKUNet(pendulum, 2, 1, 4, hidden=5, generator=rng(0), **kind)
+    x = torch.rand(2, 9, 4, generator=rng(1)) * scale
     mean, log_std = net.infer(x)
     assert mean.shape == log_std.shape == (2, 3)
-    h = torch.tanh(net.embed(x))
+    h = torch.tanh(net.embed(2 * x / scale - 1))
     output, _ = net.backwards(h.flip(1))
     start = net.to_state(output[:, -1])[:, :2]  # the state after it has read the first frame
     assert torch.allclose(mean[:, :2], start, atol=1e-6)
@@ -416,6 +418,18 @@ def test_prediction_goes_on_beyond_what_is_seen():
     mean = net.infer(x)[0]
     assert torch.allclose(path.z[:, 0], 0.3 * mean[:, :2])
     assert torch.allclose(path.theta, torch.nn.functional.softplus(mean[:, 2:]))
+
+
+def test_parameters_belong_to_sequences_and_not_to_the_model():
+    """The same weights infer another length for another film, and no weight is a length."""
+    net = GOKUNet(pendulum, 2, 1, 256, generator=rng(0))
+    x = pendulum_sequences(5, rng(1), steps=8).x
+    theta = net.predict(x, torch.linspace(0, 1, 4)).theta[:, 0]
+    assert len(set(theta.tolist())) == 5
+    alone = net.predict(x[2:3], torch.linspace(0, 1, 4)).theta[0, 0]
+    assert torch.allclose(alone, theta[2], atol=1e-6)
+    assert not any("theta" in name and p.dim() == 0 for name, p in net.named_parameters())
+    assert {"embed", "backwards", "both_ways", "emission"} <= {n for n, _ in net.named_children()}
 
 
 def test_without_parameters_it_is_a_latent_ode_and_the_field_is_trained():
