@@ -174,6 +174,81 @@ def images(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def goku(
+    system: Annotated[str, typer.Option(help="pendulum, friction or cvs")] = "pendulum",
+    model: Annotated[str, typer.Option(help="goku, goku-labels, latent-ode, lstm or all")] = "all",
+    steps: Annotated[int, typer.Option(help="updates")] = 1000,
+    batch: Annotated[int, typer.Option(help="sequences an update")] = 64,
+    rate: Annotated[float, typer.Option(help="largest learning rate")] = 1e-2,
+    hidden: Annotated[int, typer.Option(help="width of the recurrent networks")] = 32,
+    side: Annotated[int, typer.Option(help="pixels along an edge of a film")] = 16,
+    seeds: Seeds = "0,1,2",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    checkpoint: Annotated[Path | None, typer.Option(help="to write and resume from")] = None,
+    every: Annotated[int, typer.Option(help="steps between checkpoints")] = 100,
+    threads: Threads = 1,
+    out: Out = Path("results/goku.json"),
+) -> None:
+    """Infer state and parameters of a known equation, and go on beyond what was seen."""
+    from nodes_tutorial.experiments.goku import MODELS, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    _threads(threads)
+    try:
+        for seed in _numbers(seeds, "seeds"):
+            for name in MODELS if model == "all" else (model,):
+                run = Run(system, name, steps, batch, rate, hidden, side, seed, device)
+                path = None
+                if checkpoint is not None:
+                    path = str(checkpoint.with_suffix(f".{name}.{seed}.pt"))
+                row, _ = execute(run, checkpoint=path, every=every)
+                append(out, row, ("system", "model", "seed"))
+                known = [f"{k} {v:.3f}" for k, v in row.items() if k.startswith("corr")]
+                found = ", ".join([f"later mse {row['mse_later']:.5f}", *known])
+                typer.echo(f"{system} {name} seed {seed}: {found}")
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def stability(
+    dataset: Annotated[str, typer.Option(help="ellipses, swissroll or peaks")] = "ellipses",
+    model: Annotated[
+        str, typer.Option(help="plain, antisymmetric, leapfrog, verlet or all")
+    ] = "all",
+    first: Annotated[int, typer.Option(help="layers of the first level")] = 4,
+    levels: Annotated[int, typer.Option(help="depths, each twice the one before")] = 9,
+    iterations: Annotated[int, typer.Option(help="at most, at each level")] = 30,
+    scale: Annotated[float, typer.Option(help="size of the first weights")] = 0.6,
+    seeds: Seeds = "0",
+    checkpoint: Annotated[Path | None, typer.Option(help="to write and resume from")] = None,
+    threads: Threads = 1,
+    out: Out = Path("results/stability.json"),
+) -> None:
+    """Train deep stable networks level by level, by block coordinate descent."""
+    from nodes_tutorial.experiments.record import append
+    from nodes_tutorial.experiments.stability import MODELS, Run, execute
+
+    _threads(threads)
+    try:
+        for seed in _numbers(seeds, "seeds"):
+            for name in MODELS if model == "all" else (model,):
+                run = Run(dataset, name, first, levels, iterations, scale, seed)
+                path = None
+                if checkpoint is not None:
+                    path = str(checkpoint.with_suffix(f".{name}.{seed}.pt"))
+                rows, _ = execute(run, checkpoint=path)
+                for row in rows:
+                    append(out, row, ("dataset", "model", "seed", "layers"))
+                share, layers = row["valid_accuracy"], row["layers"]
+                typer.echo(f"{dataset} {name} seed {seed}: {share:.3f} right with {layers} layers")
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 def _numbers(text: str, name: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
