@@ -26,7 +26,7 @@ MODELS = ("goku", "goku-labels", "latent-ode", "lstm")
 TRAIN = {"pendulum": 450, "friction": 450, "cvs": 900}
 TEST = 100
 SEEN = {"pendulum": 50, "friction": 50, "cvs": 200}
-FRICTION, LABELS, GROUNDING = 0.7, 0.01, 1000.0
+FRICTION, LABELS, GROUNDING = 0.7, 0.01, 1e4
 NOISE, CLIP = 0.05, {"pendulum": math.inf, "friction": math.inf, "cvs": 1e3}
 PARAMETERS = {"pendulum": ("l",), "friction": ("l",), "cvs": ("i", "r")}
 
