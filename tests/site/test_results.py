@@ -21,7 +21,9 @@ def write(root: Path, name: str, content: object) -> None:
     (root / "results" / name).write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("name", ["toys", "tabular", "matching", "images", "latent"])
+@pytest.mark.parametrize(
+    "name", ["toys", "tabular", "matching", "images", "latent", "known_unknowns", "stability"]
+)
 def test_nothing_recorded_is_not_run(root, name):
     head, *body = results.TABLES[name](root)
     assert body and all(len(row) == len(head) for row in body)
@@ -91,3 +93,25 @@ def test_rows_made_alike_are_one_line(root):
     _, first, second = results.runs(root)
     assert first[-1] == "0123456, code changed since"
     assert second == ["b.json", "python run.py", "2026-01-01", "CPU", "2", "0123456"]
+
+
+def test_known_unknowns_names_the_parameters(root):
+    row = {"system": "cvs", "model": "goku", "mse_seen": 0.1, "mse_later": 0.2, "l1_later": 0.3}
+    row |= {"corr_i": 0.9, "corr_r": 0.8, "error_i": 0.2, "error_r": 0.1, "right_i": 1.0}
+    row |= {"right_r": 0.5, "corr_state": -0.7, "cpu_seconds": 12.4}
+    write(root, "goku.json", {"rows": [row, {**row, "corr_state": 0.9}]})
+    head, *body = results.known_unknowns(root)
+    (line,) = [one for one in body if one[:2] == ["cvs", "GOKU-net"]]
+    assert line[2] == "2" and line[head.index("state")] == "0.800"
+    assert line[head.index("correlation")] == "i 0.900, r 0.800"
+    assert line[head.index("right")] == "i 1.00, r 0.50"
+    assert ["friction", "LSTM", "not run"] in [one[:3] for one in body]
+
+
+def test_stability_has_a_column_for_each_depth(root):
+    row = {"dataset": "peaks", "model": "verlet", "seed": 0, "cpu_seconds": 1.5}
+    found = [{**row, "layers": n, "valid_accuracy": 0.5, "iterations": n} for n in (4, 8)]
+    write(root, "stability.json", {"rows": found})
+    _, *body = results.stability(root)
+    (line,) = [one for one in body if one[:2] == ["peaks", "verlet"]]
+    assert line[3:6] == ["0.500 (4)", "0.500 (8)", ""] and line[-1] == "3"

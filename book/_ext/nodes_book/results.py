@@ -2,7 +2,8 @@
 
 The directive `results` writes one table: `toys` (likelihood above the floor), `matching`
 (flow matching at equal CPU time), `tabular` (published sets), `images` (bits per dimension),
-`latent` (irregular series) or `runs` (every record with its command). What was not run says so.
+`latent` (irregular series), `known_unknowns` (GOKU-net), `stability` (deep stable networks) or
+`runs` (every record with its command). What was not run says so.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ SERIES = {
     "rnn-vae": "RNN-VAE",
     "latent-ode-rnn": "latent ODE, RNN encoder",
     "latent-ode": "latent ODE",
+}
+KNOWN = {
+    "goku": "GOKU-net",
+    "goku-labels": "GOKU-net, 1 % labels",
+    "latent-ode": "latent ODE",
+    "lstm": "LSTM",
 }
 # mean squared error on sinusoids by share of observed times; supplement of the latent ODE paper
 SINUSOIDS = {
@@ -168,6 +175,54 @@ def images(root: Path) -> list[Row]:
     return table
 
 
+def known_unknowns(root: Path) -> list[Row]:
+    """One line a system and model; parameters that are not inferred have an empty cell."""
+    head = ["system", "model", "runs", "MSE seen", "MSE to come", "L1 to come"]
+    table = [[*head, "correlation", "error", "right", "state", "CPU seconds a run"]]
+    rows = read(root, "goku.json")
+    for system in dict.fromkeys(["pendulum", "friction", "cvs", *(r["system"] for r in rows)]):
+        for model, title in KNOWN.items():
+            mine = [r for r in rows if (r["system"], r["model"]) == (system, model)]
+            if not mine:
+                table.append([system, title, "not run", *[""] * 8])
+                continue
+            line = [system, title, str(len(mine))]
+            for key in ("mse_seen", "mse_later", "l1_later"):
+                line.append(spread((r[key] for r in mine), 4).rpartition(" (")[0])
+            for kind, digits in (("corr", 3), ("error", 3), ("right", 2)):
+                names = [k for k in mine[0] if k.startswith(f"{kind}_") and k != "corr_state"]
+                cells = (f"{k[-1]} {fmean(r[k] for r in mine):.{digits}f}" for k in names)
+                line.append(", ".join(cells))
+            state = [abs(r["corr_state"]) for r in mine if "corr_state" in r]
+            line.append(f"{fmean(state):.3f}" if state else "")
+            table.append([*line, f"{fmean(r['cpu_seconds'] for r in mine):.0f}"])
+    return table
+
+
+def stability(root: Path) -> list[Row]:
+    """One line a data set and network: validation accuracy, and iterations, at each depth."""
+    depths = [2**k for k in range(2, 11)]
+    table = [["data", "network", "runs", *(f"{n} layers" for n in depths), "CPU seconds in all"]]
+    rows = read(root, "stability.json")
+    for name in ("ellipses", "swissroll", "peaks"):
+        for model in ("plain", "antisymmetric", "leapfrog", "verlet"):
+            mine = [r for r in rows if (r["dataset"], r["model"]) == (name, model)]
+            if not mine:
+                table.append([name, model, "not run", *[""] * (len(depths) + 1)])
+                continue
+            line = [name, model, str(len({r["seed"] for r in mine}))]
+            for depth in depths:
+                there = [r for r in mine if r["layers"] == depth]
+                share, count = (
+                    fmean(r[key] for r in there) if there else 0.0
+                    for key in ("valid_accuracy", "iterations")
+                )
+                line.append(f"{share:.3f} ({count:.0f})" if there else "")
+            seconds = sum(r["cpu_seconds"] for r in mine) / int(line[2])
+            table.append([*line, f"{seconds:.0f}"])
+    return table
+
+
 def runs(root: Path) -> list[Row]:
     """Every record: where it is, and what made it."""
     table = [["record", "made by", "date", "machine", "torch", "commit"]]
@@ -191,6 +246,8 @@ TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "matching": matching,
     "images": images,
     "latent": latent,
+    "known_unknowns": known_unknowns,
+    "stability": stability,
     "runs": runs,
 }
 LITERAL = {"runs": (0, 1)}
