@@ -35,14 +35,14 @@ def periodic(
 ) -> tuple[Series, Float[Tensor, "n points 1"]]:
     r"""Sinusoids :math:`x(t) = c + \sin(2\pi\nu t)` at irregular times, which all series share.
 
-    ====================  ==========================  ==========================
-    what                  ``"code"``                  ``"paper"``
-    ====================  ==========================  ==========================
-    frequency :math:`\nu` uniform on [0.4, 0.8]       uniform on [0.5, 1]
-    offset c              normal, mean 1, sd 0.1      standard normal
-    noise                 uniform on [0, ``noise``),  normal, sd ``noise``
-                          none at the first time
-    ====================  ==========================  ==========================
+    =======================  =========================  ====================
+    what                     ``"code"``                 ``"paper"``
+    =======================  =========================  ====================
+    frequency :math:`\nu`    uniform on [0.4, 0.8]      uniform on [0.5, 1]
+    offset c                 normal, mean 1, sd 0.1     standard normal
+    noise                    uniform on [0, ``noise``)  normal, sd ``noise``
+    noise at the first time  none                       as elsewhere
+    =======================  =========================  ====================
 
     In both the amplitude is 1 and the first time 0.
 
