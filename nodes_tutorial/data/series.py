@@ -18,8 +18,8 @@ class Series(NamedTuple):
     """
 
     times: Float[Tensor, " grid"]
-    values: Float[Tensor, "*batch n grid dim"]
-    mask: Bool[Tensor, "*batch n grid dim"]
+    values: Float[Tensor, "... n grid dim"]
+    mask: Bool[Tensor, "... n grid dim"]
 
     def rows(self, index: Tensor | slice) -> "Series":
         """Some of the series.
