@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from nodes_book import results
+from nodes_book import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,10 +22,11 @@ def write(root: Path, name: str, content: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["toys", "tabular", "matching", "images", "latent", "known_unknowns", "stability"]
+    "name",
+    ["toys", "tabular", "matching", "images", "latent", "known_unknowns", "stability", "speed"],
 )
 def test_nothing_recorded_is_not_run(root, name):
-    head, *body = results.TABLES[name](root)
+    head, *body = tables.TABLES[name](root)
     assert body and all(len(row) == len(head) for row in body)
     assert any("not run" in row for row in body)
     assert not any(cell.startswith("0.") for row in body for cell in row)
@@ -34,7 +35,7 @@ def test_nothing_recorded_is_not_run(root, name):
 def test_toys_are_means_over_seeds(root):
     row = {"dataset": "moons", "model": "maf", "cpu_seconds": 12.3}
     write(root, "density.json", {"rows": [{**row, "excess": x} for x in (0.1, 0.2, 0.3)]})
-    head, *body = results.toys(root)
+    head, *body = tables.toys(root)
     (maf,) = [line for line in body if line[0] == "MAF"]
     assert maf[head.index("moons")] == "0.200 ± 0.100 (3)"
     assert maf[head.index("circles")] == "not run"
@@ -43,7 +44,7 @@ def test_toys_are_means_over_seeds(root):
 
 def test_tabular_stands_beside_the_published_number(root):
     write(root, "density.json", {"rows": [{"dataset": "power", "model": "cnf", "nll": -0.4567}]})
-    (cnf,) = [line for line in results.tabular(root) if line[0].startswith("CNF")]
+    (cnf,) = [line for line in tables.tabular(root) if line[0].startswith("CNF")]
     assert cnf[1:] == ["−0.46 ± 0.01", "−0.46 (1)", "10.43 ± 0.04", "not run"]
 
 
@@ -51,7 +52,7 @@ def test_matching_has_a_line_for_each_method(root):
     row = {"dataset": "moons", "model": "CFM", "cpu_seconds": 20.0, "steps": 1000, "nfe": 50}
     row |= {"straightness": 1.0, "w2_euler": {"1": 2.0}, "w2": 0.3, "w2_truth": 0.2}
     write(root, "matching.json", {"rows": [{**row, "excess": x} for x in (0.1, 0.2)]})
-    head, cfm, ot, _ = results.matching(root)
+    head, cfm, ot, _ = tables.matching(root)
     assert cfm[:7] == ["moons", "CFM", "2", "20", "1,000", "0.150 ± 0.071", "50"]
     assert ot[:3] == ["moons", "OT-CFM", "not run"]
     assert len(head) == len(cfm) == len(ot)
@@ -63,7 +64,7 @@ def test_latent_has_the_published_line_above_ours(root):
               (0.1, 0.2, 0.3, 0.5)}  # fmt: skip
     found = [{**row, **errors, "interpolate 0.1": x} for x in (0.1, 0.2)]
     write(root, "latent.json", {"rows": found})
-    head, published, ours, *rest = results.latent(root)
+    head, published, ours, *rest = tables.latent(root)
     assert published[2:5] == ["RNN-Δt, published", ".0608", ".0468"]
     assert ours[2:] == ["RNN-Δt", "0.1500 ± 0.0707", *["0.2500 ± 0.0000"] * 3, "2", "6,101", "14"]
     assert all(len(line) == len(head) for line in rest)
@@ -74,14 +75,14 @@ def test_images_stand_below_the_published_numbers(root):
     row = {"dataset": "mnist10k", "bits_per_dim": 1.25, "bits_training_images": 1.2}
     row |= {"train_images": 9000, "parameters": 123456, "cpu_seconds": 250.4}
     write(root, "images.json", {"rows": [row]})
-    head, *published, ours, digits = results.images(root)
+    head, *published, ours, digits = tables.images(root)
     assert [line[3] for line in published] == ["1.06", "1.05"]
     assert ours[1:] == ["9,000", "Glow", "1.250 (1)", "1.200 (1)", "123,456", "250"]
     assert digits[3] == "not run" and len(digits) == len(head) == len(ours)
 
 
 def test_every_record_of_the_book_is_listed():
-    listed = {row[0] for row in results.runs(ROOT)[1:]}
+    listed = {row[0] for row in tables.runs(ROOT)[1:]}
     assert listed == {path.name for path in (ROOT / "results").glob("*.json")}
 
 
@@ -90,7 +91,7 @@ def test_rows_made_alike_are_one_line(root):
     entry |= {"commit": "0123456789", "package_changed_since": True}
     write(root, "a.json", {"rows": [entry, entry]})
     write(root, "b.json", {**entry, "package_changed_since": False, "rows": []})
-    _, first, second = results.runs(root)
+    _, first, second = tables.runs(root)
     assert first[-1] == "0123456, code changed since"
     assert second == ["b.json", "python run.py", "2026-01-01", "CPU", "2", "0123456"]
 
@@ -100,7 +101,7 @@ def test_known_unknowns_names_the_parameters(root):
     row |= {"corr_i": 0.9, "corr_r": 0.8, "error_i": 0.2, "error_r": 0.1, "right_i": 1.0}
     row |= {"right_r": 0.5, "corr_state": -0.7, "cpu_seconds": 12.4}
     write(root, "goku.json", {"rows": [row, {**row, "corr_state": 0.9}]})
-    head, *body = results.known_unknowns(root)
+    head, *body = tables.known_unknowns(root)
     (line,) = [one for one in body if one[:2] == ["cvs", "GOKU-net"]]
     assert line[2] == "2" and line[head.index("state")] == "0.800"
     assert line[head.index("correlation")] == "i 0.900, r 0.800"
@@ -112,6 +113,16 @@ def test_stability_has_a_column_for_each_depth(root):
     row = {"dataset": "peaks", "model": "verlet", "seed": 0, "cpu_seconds": 1.5}
     found = [{**row, "layers": n, "valid_accuracy": 0.5, "iterations": n} for n in (4, 8)]
     write(root, "stability.json", {"rows": found})
-    _, *body = results.stability(root)
+    _, *body = tables.stability(root)
     (line,) = [one for one in body if one[:2] == ["peaks", "verlet"]]
     assert line[3:6] == ["0.500 (4)", "0.500 (8)", ""] and line[-1] == "3"
+
+
+def test_missed_goals_are_shown(root):
+    goals = [
+        {"what": "a", "measured": 1.234, "gate": ">=1.2", "stretch": "", "holds": True},
+        {"what": "b", "measured": 2.0, "gate": "<=1.75", "stretch": "1.5", "holds": False},
+    ]
+    write(root, "speed_ode.json", {"goals": goals})
+    _, *body = tables.speed(root)
+    assert body == [["a", "1.23", "at least 1.2", "yes"], ["b", "2", "at most 1.75", "no"]]
