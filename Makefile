@@ -30,7 +30,7 @@ serve: book
 bench: .venv/.bench
 	$(BIN)/python benchmarks/ode.py $(RECORD)
 	$(BIN)/python benchmarks/flows.py $(RECORD_FLOWS)
-	$(BIN)/python benchmarks/latent.py
+	$(BIN)/python benchmarks/latent.py $(RECORD_LATENT)
 
 # quick checks for an author: no site, no notebooks
 unit: .venv/.stamp lint

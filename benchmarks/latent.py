@@ -17,7 +17,9 @@ steps in the encoder the two must agree before anything is timed.
 """
 
 import json
+import platform
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -222,7 +224,14 @@ def rows(seconds: float = 6.0) -> tuple[list[Row], list[tuple[str, str, float, f
 
 
 if __name__ == "__main__":
-    goals, lines = rows(float(sys.argv[1]) if len(sys.argv) > 1 else 6.0)
+    goals, lines = rows()
     show(goals, lines)
-    if len(sys.argv) > 2:
-        Path(sys.argv[2]).write_text(json.dumps(as_json(goals, lines), indent=1) + "\n")
+    if len(sys.argv) > 1:
+        head = {
+            "command": "make bench RECORD_LATENT=results/speed_latent.json",
+            "date": time.strftime("%Y-%m-%d"),
+            "torch": torch.__version__,
+            "device": f"{platform.machine()} CPU, 1 thread",
+        }
+        record = json.dumps(head | as_json(goals, lines), indent=1)
+        Path(sys.argv[1]).write_text(record + "\n")
