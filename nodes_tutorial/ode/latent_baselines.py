@@ -88,13 +88,10 @@ class RNNVAE(LatentODE):
         """Paths from latent starts at ``times[0]``, one recurrence for all."""
         samples, _, n, _ = z.shape
         h = z.transpose(0, 1).flatten(1, 2)
-        states, gaps = [h], times.diff().to(h.dtype)
-        x = self.emission(h)
-        for gap in gaps:
-            step = torch.cat([x, gap.expand_as(x[..., :1])], -1)
+        rows = [self.emission(h)]
+        for gap in times.diff().to(h.dtype):
+            step = torch.cat([rows[-1], gap.expand_as(rows[-1][..., :1])], -1)
             h = self.field(h, self.field.inputs(step))
-            x = self.emission(h)
-            states.append(x)
-        states[0] = self.emission(states[0])
-        x = torch.stack(states).unflatten(2, (samples, n)).movedim((2, 0), (0, 3))
+            rows.append(self.emission(h))
+        x = torch.stack(rows).unflatten(2, (samples, n)).movedim((2, 0), (0, 3))
         return Path(x, None, None)
