@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from nodes_tutorial.nets import ACTIVATIONS, MLP
 from nodes_tutorial.ode.odeint import odeint
 from nodes_tutorial.ode.solve import solve
+from nodes_tutorial.ode.stack import Generators, Stack, sources
 from nodes_tutorial.ode.tableaus import METHODS
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -150,7 +150,7 @@ class AugmentedODE(nn.Module):
         *,
         hidden: Sequence[int] = (32, 32),
         activation: str = "relu",
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators = None,
         field: Field | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-3,
@@ -164,19 +164,18 @@ class AugmentedODE(nn.Module):
             raise ValueError(f"dim and outputs must be at least 1, got {dim} and {outputs}")
         if dims < 0:
             raise ValueError(f"dims must be at least 0, got {dims}")
-        many = isinstance(generator, Sequence)
-        sources = list(generator) if many else [generator]
-        if not sources or (many and field is not None):
-            raise ValueError("generator must be one, or a sequence of one or more without field")
-        self.dim, self.dims, self.copies = dim, dims, len(sources) if many else None
+        generators, self.copies = sources(generator)
+        if self.copies and field is not None:
+            raise ValueError("generator may be a sequence only without field")
+        self.dim, self.dims = dim, dims
         self.rtol, self.atol, self.method, self.options = rtol, atol, method, options
         kind = {"dtype": dtype, "device": device}
         size = dim + dims
         if field is None:
             sizes = [size + 1, *hidden, size]
-            field = _Stack([MLP(sizes, activation, g, **kind) for g in sources], activation)
+            field = Stack(sizes, generators, activation, **kind)
         self.field = field
-        self.readout = _Stack([MLP([size, outputs], "tanh", g, **kind) for g in sources], "tanh")
+        self.readout = Stack([size, outputs], generators, **kind)
 
     def forward(self, x: Float[Tensor, "*_ batch dim"]) -> Float[Tensor, "*copies batch outputs"]:
         """The read-out of the final state; a leading axis for the networks when there are several.
@@ -220,31 +219,6 @@ class AugmentedODE(nn.Module):
         return y if self.copies and y.dim() == 3 else y.expand(self.copies or 1, *y.shape)
 
     def _field(self, t: Tensor, y: Tensor) -> Tensor:
-        if not isinstance(self.field, _Stack):
+        if not isinstance(self.field, Stack):
             return self.field(t, y)
         return self.field(y, t.to(y.dtype))
-
-
-class _Stack(nn.Module):
-    """Perceptrons of the same sizes, one for each entry of the leading axis of its input."""
-
-    def __init__(self, nets: Sequence[MLP], activation: str) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[activation]()
-        layers = list(zip(*(net.layers[::2] for net in nets), strict=True))
-        stacks = [torch.stack([layer.weight.mT for layer in same]) for same in layers]
-        self.weights = nn.ParameterList(w.detach().contiguous() for w in stacks)
-        stacks = [torch.stack([layer.bias for layer in same]).unsqueeze(1) for same in layers]
-        self.biases = nn.ParameterList(b.detach() for b in stacks)
-
-    def forward(
-        self, x: Float[Tensor, "*times copies batch inputs"], t: Float[Tensor, "*_"] | None = None
-    ) -> Float[Tensor, "*times copies batch outputs"]:
-        """Apply each network to its rows; a time is one more input, and only shifts a bias."""
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if i == 0 and t is not None:
-                weight, slope = weight.split([x.shape[-1], 1], 1)
-                bias = torch.addcmul(bias, t, slope)
-            x = self.activation(x) if i else x
-            x = torch.baddbmm(bias, x, weight) if x.dim() == 3 else x @ weight + bias
-        return x

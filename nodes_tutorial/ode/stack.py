@@ -67,10 +67,21 @@ class Stack(nn.Module):
         """Of each layer, shape (copies, 1, outputs)."""
         return list(self._parameters.values())[1::2]
 
-    def forward(self, x: Float[Tensor, "*_ batch inputs"]) -> Float[Tensor, "*_ batch outputs"]:
-        """Apply each network to its rows; the axis of the networks is the third from behind."""
+    def forward(
+        self, x: Float[Tensor, "*_ batch inputs"], t: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*_ batch outputs"]:
+        """Apply each network to its rows.
+
+        Args:
+            x: the axis of the networks is the third from behind.
+            t: one more input, behind the others and the same for all rows; it only shifts the
+                first bias. A number, or one for each network, of shape (copies, 1, 1).
+        """
         weight, bias, *rest = self._parameters.values()
         shape = x.shape
+        if t is not None:
+            weight, slope = weight.split([shape[-1], 1], 1)
+            bias = torch.addcmul(bias, t, slope)
         if len(shape) > 3:
             x = x.flatten(0, -4).transpose(0, 1).flatten(1, 2)
         if len(x) != len(weight):
