@@ -1,0 +1,120 @@
+"""Commands on differential equations: `latent`, `goku`, `stability`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nodes_tutorial.experiments.command import (
+    Checkpoint,
+    Device,
+    Every,
+    Out,
+    Seeds,
+    Threads,
+    app,
+    numbers,
+    running,
+)
+
+
+@app.command()
+def latent(
+    dataset: Annotated[
+        str, typer.Option(help="periodic-code, periodic-paper or spirals")
+    ] = "periodic-code",
+    model: Annotated[
+        str, typer.Option(help="latent-ode, latent-ode-rnn, ode-rnn, rnn-dt, rnn-vae or all")
+    ] = "all",
+    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    batch: Annotated[int, typer.Option(help="series an update")] = 50,
+    rate: Annotated[float, typer.Option(help="largest learning rate")] = 1e-2,
+    noise: Annotated[float, typer.Option(help="standard deviation of an observation")] = 0.1,
+    seeds: Seeds = "0,1,2",
+    device: Device = "cpu",
+    checkpoint: Checkpoint = None,
+    every: Every = 200,
+    threads: Threads = 1,
+    out: Out = Path("results/latent.json"),
+) -> None:
+    """Interpolate and extrapolate irregular series, with latent ODEs and recurrent networks."""
+    from nodes_tutorial.experiments.latent import MODELS, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for name in MODELS if model == "all" else (model,):
+            run = Run(dataset, name, steps, batch, rate, noise, device=device)
+            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{name}.pt"))
+            rows, _ = execute(run, numbers(seeds, "seeds"), checkpoint=path, every=every)
+            for row in rows:
+                append(out, row, ("dataset", "model", "seed"))
+                errors = (row["interpolate 0.3"], row["extrapolate 0.3"])
+                found = " and ".join(f"{error:.4f}" for error in errors)
+                typer.echo(f"{dataset} {name} seed {row['seed']}: at 30 % observed {found}")
+
+
+@app.command()
+def goku(
+    system: Annotated[str, typer.Option(help="pendulum, friction or cvs")] = "pendulum",
+    model: Annotated[str, typer.Option(help="goku, goku-labels, latent-ode, lstm or all")] = "all",
+    steps: Annotated[int, typer.Option(help="updates")] = 1000,
+    batch: Annotated[int, typer.Option(help="sequences an update")] = 64,
+    rate: Annotated[float, typer.Option(help="largest learning rate")] = 1e-2,
+    hidden: Annotated[int, typer.Option(help="width of the recurrent networks")] = 32,
+    side: Annotated[int, typer.Option(help="pixels along an edge of a film")] = 16,
+    seeds: Seeds = "0,1,2",
+    device: Device = "cpu",
+    checkpoint: Checkpoint = None,
+    every: Every = 100,
+    threads: Threads = 1,
+    out: Out = Path("results/goku.json"),
+) -> None:
+    """Infer state and parameters of a known equation, and go on beyond what was seen."""
+    from nodes_tutorial.experiments.goku import MODELS, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for seed in numbers(seeds, "seeds"):
+            for name in MODELS if model == "all" else (model,):
+                run = Run(system, name, steps, batch, rate, hidden, side, seed, device)
+                path = None
+                if checkpoint is not None:
+                    path = str(checkpoint.with_suffix(f".{name}.{seed}.pt"))
+                row, _ = execute(run, checkpoint=path, every=every)
+                append(out, row, ("system", "model", "seed"))
+                known = [f"{k} {v:.3f}" for k, v in row.items() if k.startswith("corr")]
+                found = ", ".join([f"later mse {row['mse_later']:.5f}", *known])
+                typer.echo(f"{system} {name} seed {seed}: {found}")
+
+
+@app.command()
+def stability(
+    dataset: Annotated[str, typer.Option(help="ellipses, swissroll or peaks")] = "ellipses",
+    model: Annotated[
+        str, typer.Option(help="plain, antisymmetric, leapfrog, verlet or all")
+    ] = "all",
+    first: Annotated[int, typer.Option(help="layers of the first level")] = 4,
+    levels: Annotated[int, typer.Option(help="depths, each twice the one before")] = 9,
+    iterations: Annotated[int, typer.Option(help="at most, at each level")] = 30,
+    scale: Annotated[float, typer.Option(help="size of the first weights")] = 0.6,
+    seeds: Seeds = "0",
+    checkpoint: Checkpoint = None,
+    threads: Threads = 1,
+    out: Out = Path("results/stability.json"),
+) -> None:
+    """Train deep stable networks level by level, by block coordinate descent."""
+    from nodes_tutorial.experiments.record import append
+    from nodes_tutorial.experiments.stability import MODELS, Run, execute
+
+    with running(threads):
+        for seed in numbers(seeds, "seeds"):
+            for name in MODELS if model == "all" else (model,):
+                run = Run(dataset, name, first, levels, iterations, scale, seed)
+                path = None
+                if checkpoint is not None:
+                    path = str(checkpoint.with_suffix(f".{name}.{seed}.pt"))
+                rows, _ = execute(run, checkpoint=path)
+                for row in rows:
+                    append(out, row, ("dataset", "model", "seed", "layers"))
+                share, layers = row["valid_accuracy"], row["layers"]
+                typer.echo(f"{dataset} {name} seed {seed}: {share:.3f} right with {layers} layers")
