@@ -173,30 +173,31 @@ def stability(root: Path) -> list[Row]:
 
 
 def runs(root: Path) -> list[Row]:
-    """Every record: where it is, and what made it."""
+    """Every record: where it is, what made it, and from which states of the code."""
     table = [["record", "made by", "date", "machine", "torch", "commit"]]
     for path in sorted((root / "results").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         entries = record.get("rows", []) if "command" not in record else [record]
-        made = {}
+        made: dict[tuple[str, ...], dict[str, None]] = {}
         for entry in entries:
+            key = tuple(str(entry.get(name, "")) for name in ("command", "date", "device", "torch"))
             commit = str(entry.get("commit") or "")[:7]
-            commit += ", code changed since" if entry.get("package_changed_since") else ""
-            key = (entry.get("command", ""), entry.get("date", ""), entry.get("device", ""))
-            made[(*key, entry.get("torch", ""), commit)] = None
-        for command, date, device, torch, commit in made:
-            table.append([path.name, command, date, device, torch, commit])
+            commit += "*" if entry.get("package_changed_since") else ""
+            made.setdefault(key, {})[commit] = None
+        for (command, *where), commits in made.items():
+            short = command.removeprefix("python -m nodes_tutorial.")
+            table.append([path.stem, short, *where, ", ".join(commits)])
     return table
 
 
 def speed(root: Path) -> list[Row]:
     """Goals of the benchmarks and what was measured, missed ones included."""
     table = [["work", "measured", "goal", "held"]]
-    for name in ("speed_ode.json", "speed_flows.json"):
+    for name in ("speed_ode.json", "speed_flows.json", "speed_latent.json"):
         path = root / "results" / name
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"goals": []}
         for goal in record["goals"]:
-            bound = goal["gate"].replace(">=", "at least ").replace("<=", "at most ")
+            bound = goal["gate"].replace(">=", "≥ ").replace("<=", "≤ ")
             held = "yes" if goal["holds"] else "no"
             table.append([goal["what"], f"{goal['measured']:.3g}", bound, held])
     return table if len(table) > 1 else [*table, ["", "not run", "", ""]]
