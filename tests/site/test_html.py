@@ -48,6 +48,14 @@ def test_nothing_is_loaded_from_another_host(pages, html):
         assert not re.findall(r"url\(\s*['\"]?https?:", path.read_text(encoding="utf-8")), path
 
 
+def test_no_formula_is_left_as_text(pages):
+    """A display formula without a blank line before it would show its dollar signs."""
+    apart = r"<(pre|script|code|style)\b.*?</\1>|\\\(.*?\\\)|\\\[.*?\\\]"
+    for name, page in pages.items():
+        prose = re.sub(apart, "", page, flags=re.S)
+        assert not re.findall(r">[^<]*\$[^<]*<", prose), name
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=ids)
 def test_colab_button_opens_a_tracked_notebook(chapter, pages, git):
     page = pages[f"{chapter.docname}.html"]
