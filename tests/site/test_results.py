@@ -37,7 +37,7 @@ def test_toys_are_means_over_seeds(root):
     write(root, "density.json", {"rows": [{**row, "excess": x} for x in (0.1, 0.2, 0.3)]})
     head, *body = tables.toys(root)
     (maf,) = [line for line in body if line[0] == "MAF"]
-    assert maf[head.index("moons")] == "0.200 ± 0.100 (3)"
+    assert maf[head.index("moons")] == "0.200 ±\N{NO-BREAK SPACE}0.100 (3)"
     assert maf[head.index("circles")] == "not run"
     assert maf[-1] == "12"
 
@@ -53,7 +53,7 @@ def test_matching_has_a_line_for_each_method(root):
     row |= {"straightness": 1.0, "w2_euler": {"1": 2.0}, "w2": 0.3, "w2_truth": 0.2}
     write(root, "matching.json", {"rows": [{**row, "excess": x} for x in (0.1, 0.2)]})
     head, cfm, ot, _ = tables.matching(root)
-    assert cfm[:7] == ["moons", "CFM", "2", "20", "1,000", "0.150 ± 0.071", "50"]
+    assert cfm[:7] == ["moons", "CFM", "2", "20", "1,000", "0.150 ±\N{NO-BREAK SPACE}0.071", "50"]
     assert ot[:3] == ["moons", "OT-CFM", "not run"]
     assert len(head) == len(cfm) == len(ot)
 
@@ -66,7 +66,14 @@ def test_latent_has_the_published_line_above_ours(root):
     write(root, "latent.json", {"rows": found})
     head, published, ours, *rest = tables.latent(root)
     assert published[2:5] == ["RNN-Δt, published", ".0608", ".0468"]
-    assert ours[2:] == ["RNN-Δt", "0.1500 ± 0.0707", *["0.2500 ± 0.0000"] * 3, "2", "6,101", "14"]
+    assert ours[2:] == [
+        "RNN-Δt",
+        "0.1500 ±\N{NO-BREAK SPACE}0.0707",
+        *["0.2500 ±\N{NO-BREAK SPACE}0.0000"] * 3,
+        "2",
+        "6,101",
+        "14",
+    ]
     assert all(len(line) == len(head) for line in rest)
     assert sum("not run" in line for line in rest) == 8
 

@@ -27,7 +27,7 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
     mean = f"{fmean(found):.{digits}f}".replace("-", "−")
     if len(found) == 1:
         return f"{mean} (1)"
-    return f"{mean} ± {stdev(found):.{digits}f} ({len(found)})"
+    return f"{mean} ±\N{NO-BREAK SPACE}{stdev(found):.{digits}f} ({len(found)})"
 
 
 def toys(root: Path) -> list[Row]:
