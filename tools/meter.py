@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-YARDSTICK = 0.115  # s of processor time of :func:`yardstick` on the machine that limits are meant for
+YARDSTICK = 0.115  # processor seconds of :func:`yardstick` on the machine limits are meant for
 
 
 def yardstick() -> float:
