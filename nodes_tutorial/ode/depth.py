@@ -37,7 +37,8 @@ def smoothness_penalty(weights: Sequence[Tensor], h: float | int) -> Float[Tenso
     It is the energy :math:`\frac12 \int \|\dot w\|^2\,dt` of the piecewise linear curve.
 
     Args:
-        weights: stacked weights, depth in front.
+        weights: stacked weights, depth in front; those of a classifier of images once with each
+            axis of pixels in front, and h = 1.
         h: time between two layers.
 
     Chapter: prop-stability-prolong

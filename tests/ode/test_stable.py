@@ -359,3 +359,14 @@ def test_penalties_against_loops():
     large_part = sum((v[j] ** 2).sum() for v in w for j in range(5)) * 0.3 / 2
     assert torch.isclose(smoothness_penalty(w, 0.3), rough_part)
     assert torch.isclose(tikhonov_penalty(w, 0.3), large_part)
+
+
+def test_smooth_classifiers_pay_by_the_lattice():
+    W = normal(5, 7)
+    found = smoothness_penalty([W, W.mT], 1.0)
+    path = [torch.eye(n, dtype=f64).diff(dim=0) for n in W.shape]
+    rows, columns = (D.mT @ D for D in path)
+    eye = [torch.eye(n, dtype=f64) for n in W.shape]
+    laplacian = torch.kron(rows, eye[1]) + torch.kron(eye[0], columns)
+    assert torch.allclose(found, W.flatten() @ laplacian @ W.flatten() / 2)
+    assert smoothness_penalty([torch.ones(5, 7), torch.ones(7, 5)], 1.0) == 0
