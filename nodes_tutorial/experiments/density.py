@@ -17,7 +17,7 @@ from nodes_tutorial.experiments.models import (
     default_architecture,
     for_test,
 )
-from nodes_tutorial.experiments.record import Clock, provenance
+from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.flows import (
     Flow,
     KernelDensity,
@@ -59,15 +59,11 @@ class Run:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("dataset", self.dataset, DATASETS),
-            ("model", self.model, MODELS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-        for name in ("steps", "train_points", "test_points"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(
+            self,
+            {"dataset": DATASETS, "model": MODELS},
+            ("steps", "train_points", "test_points"),
+        )
 
 
 class Best:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nodes_tutorial.experiments.record import Clock, provenance
+from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.nets import MLP, count_parameters
 from nodes_tutorial.ode.forecast import LSTMForecast
 from nodes_tutorial.ode.goku import GOKUNet, Path
@@ -46,12 +46,7 @@ class Run:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("system", self.system, SYSTEMS), ("model", self.model, MODELS)):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-        for name in ("steps", "batch", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, {"system": SYSTEMS, "model": MODELS}, ("steps", "batch", "hidden"))
 
 
 def load(run: Run) -> tuple[Sequences, Sequences, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nodes_tutorial.data import digits, mnist10k
-from nodes_tutorial.experiments.record import Clock, provenance
+from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.flows import Flow, Glow, Logit, bits_per_dim, data_init, dequantize, quantize
 from nodes_tutorial.nets import count_parameters
 from nodes_tutorial.training import fit
@@ -35,11 +35,7 @@ class Images:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.dataset not in LEVELS:
-            raise ValueError(f"dataset must be one of {', '.join(LEVELS)}; got {self.dataset!r}")
-        for name in ("steps", "batch", "levels", "depth", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, {"dataset": LEVELS}, ("steps", "batch", "levels", "depth", "width"))
 
 
 def execute(

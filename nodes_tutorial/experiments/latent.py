@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nodes_tutorial.data.timeseries import FRACTIONS, Series, observe, periodic, spirals
-from nodes_tutorial.experiments.record import Clock, provenance
+from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.nets import count_parameters
 from nodes_tutorial.ode.latent import ODERNN, LatentODE
 from nodes_tutorial.ode.latent_baselines import RNNVAE, DeltaRNN
@@ -38,14 +38,7 @@ class Run:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("dataset", self.dataset, DATASETS),
-            ("model", self.model, MODELS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check(self, {"dataset": DATASETS, "model": MODELS}, ("steps",))
 
 
 def load(dataset: str, device: str = "cpu") -> tuple[Series, Tensor, float]:

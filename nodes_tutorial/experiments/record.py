@@ -7,11 +7,33 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def check(run: object, known: dict[str, Collection[str]], positive: Sequence[str]) -> None:
+    """Refuse a run that cannot be made, before anything is computed.
+
+    Args:
+        run: what was asked for; its attributes are looked at.
+        known: the values that an attribute may have.
+        positive: attributes that are at least 1.
+
+    Raises:
+        ValueError: naming the attribute.
+    """
+    for name, values in known.items():
+        if getattr(run, name) not in values:
+            raise ValueError(
+                f"{name} must be one of {', '.join(values)}; got {getattr(run, name)!r}"
+            )
+    for name in positive:
+        if getattr(run, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(run, name)}")
 
 
 class Clock:

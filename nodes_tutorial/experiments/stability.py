@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nodes_tutorial.data import labelled2d
-from nodes_tutorial.experiments.record import Clock, provenance
+from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.ode.multilevel import Level, Objective, train_blocks
 from nodes_tutorial.ode.newton import Classifier
 from nodes_tutorial.ode.stable import (
@@ -58,15 +58,7 @@ class Run:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("dataset", self.dataset, DATASETS),
-            ("model", self.model, tuple(MODELS)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-        for name in ("first", "levels", "iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, {"dataset": DATASETS, "model": MODELS}, ("first", "levels", "iterations"))
 
 
 def load(dataset: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
