@@ -8,17 +8,12 @@ anything is timed. Tolerances do not mean the same everywhere: a second ratio ta
 loosest of a few tolerances whose error is no larger than zuko's.
 """
 
-import json
 import math
-import platform
-import sys
-import time
-from pathlib import Path
 
 import flows_discrete
 import flows_peers as peers
 import torch
-from harness import Row, Times, as_json, show
+from harness import Row, Times, report
 from torch import Tensor
 
 from nodes_tutorial import nets
@@ -222,16 +217,7 @@ def main() -> None:
     goals, lines = flows_discrete.rows()
     ROWS.extend(goals)
     ERRORS.extend(lines)
-    show(ROWS, ERRORS)
-    if len(sys.argv) > 1:
-        head = {
-            "command": "make bench RECORD_FLOWS=results/speed_flows.json",
-            "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__,
-            "device": f"{platform.machine()} CPU, 1 thread",
-        }
-        record = json.dumps(head | as_json(ROWS, ERRORS), indent=1)
-        Path(sys.argv[1]).write_text(record + "\n")
+    report("RECORD_FLOWS", ROWS, ERRORS)
 
 
 if __name__ == "__main__":

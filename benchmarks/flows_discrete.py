@@ -17,7 +17,7 @@ import sys
 
 import torch
 import zuko
-from harness import Row, Times, as_json, show
+from harness import Row, Times, show
 from normflows.distributions import DiagGaussian
 from normflows.flows import AffineCouplingBlock, MaskedAffineAutoregressive, Permute
 from normflows.nets import MLP
@@ -160,4 +160,3 @@ def rows(seconds: float = 4.0) -> tuple[list[Row], list[tuple[str, str, float, f
 if __name__ == "__main__":
     goals, lines = rows(float(sys.argv[1]) if len(sys.argv) > 1 else 4.0)
     show(goals, lines)
-    as_json(goals, lines)

@@ -1,10 +1,16 @@
 """Interleaved timing: every contender runs once a round, so that all see the same machine."""
 
 import gc
+import json
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
 
 Work = dict[str, Callable[[], object]]
 
@@ -67,9 +73,25 @@ def show(rows: list[Row], errors: list[tuple[str, str, float, float]]) -> None:
         print(f"{problem:28} {contender:26} {ms:9.2f} {error:9.1e}")
 
 
-def as_json(rows: list[Row], errors: list[tuple[str, str, float, float]]) -> dict:
+def report(variable: str, rows: list[Row], errors: list[tuple[str, str, float, float]]) -> None:
+    """Print the tables, and write them to the file named on the command line, if one is.
+
+    Args:
+        variable: that `make bench` takes the file from.
+        rows: goals and what was measured.
+        errors: problem, contender, milliseconds and error of each line.
+    """
+    show(rows, errors)
+    if len(sys.argv) < 2:
+        return
     names = ("problem", "contender", "ms", "error")
-    return {
+    path = Path(sys.argv[1])
+    found = {
+        "command": f"make bench {variable}=results/{path.name}",
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "device": f"{platform.machine()} CPU, 1 thread",
         "goals": [asdict(row) | {"holds": row.holds} for row in rows],
         "errors": [dict(zip(names, line, strict=True)) for line in errors],
     }
+    path.write_text(json.dumps(found, indent=1) + "\n")

@@ -16,15 +16,9 @@ of the gradient, against a reference at tight tolerances, is no larger than the 
 steps in the encoder the two must agree before anything is timed.
 """
 
-import json
-import platform
-import sys
-import time
-from pathlib import Path
-
 import torch
 import torchdiffeq
-from harness import Row, Times, as_json, show
+from harness import Row, Times, report
 from torch import Tensor, nn
 
 from nodes_tutorial.data.timeseries import Series, collate, observe, periodic
@@ -225,13 +219,4 @@ def rows(seconds: float = 6.0) -> tuple[list[Row], list[tuple[str, str, float, f
 
 if __name__ == "__main__":
     goals, lines = rows()
-    show(goals, lines)
-    if len(sys.argv) > 1:
-        head = {
-            "command": "make bench RECORD_LATENT=results/speed_latent.json",
-            "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__,
-            "device": f"{platform.machine()} CPU, 1 thread",
-        }
-        record = json.dumps(head | as_json(goals, lines), indent=1)
-        Path(sys.argv[1]).write_text(record + "\n")
+    report("RECORD_LATENT", goals, lines)

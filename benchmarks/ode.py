@@ -5,19 +5,16 @@ the same in two libraries: besides the ratio at equal tolerance there is one at 
 our tolerance is the loosest of a few whose error is no larger than torchdiffeq's.
 """
 
-import json
-import platform
 import subprocess
 import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import peers
 import torch
 import torchdiffeq
 import zuko
-from harness import Row, Times, as_json, show
+from harness import Row, Times, report
 from torch import Tensor, nn
 
 from nodes_tutorial.ode import METHODS, odeint, solve
@@ -372,16 +369,7 @@ def main() -> None:
     ]
     gradients("784-256-784 x 64", (784, 256, 784), 64, large)
     imports()
-    show(ROWS, ERRORS)
-    if len(sys.argv) > 1:
-        head = {
-            "command": "make bench RECORD=results/speed_ode.json",
-            "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__,
-            "device": f"{platform.machine()} CPU, 1 thread",
-        }
-        record = json.dumps(head | as_json(ROWS, ERRORS), indent=1)
-        Path(sys.argv[1]).write_text(record + "\n")
+    report("RECORD", ROWS, ERRORS)
 
 
 if __name__ == "__main__":
