@@ -17,7 +17,8 @@ from nodes_tutorial.ode.control import SolverError, error_ratio
 from nodes_tutorial.ode.loops import Settings, Trial, fixed_grid, rms
 from nodes_tutorial.ode.per_sample import Carry, Span, attempt, begin, slowest
 from nodes_tutorial.ode.problem import Problem
-from nodes_tutorial.ode.step import Field, StageList, rk_step, stage_times
+from nodes_tutorial.ode.stages import StageList
+from nodes_tutorial.ode.step import Field, rk_step, stage_times
 
 PROGRAMS = 256  # distinct fields, shapes and methods that may be compiled in one process
 
@@ -44,64 +45,74 @@ def _may_change(guards) -> list[bool]:
 
 
 @cache
-def _compiled(function: Callable) -> Callable:
+def _compiled(function: Callable, whole: bool = True) -> Callable:
+    """The function as a program: a whole solve for one shape, or a step that is called often.
+
+    What a whole solve has compiled in must not break or change; a step does without these two
+    promises, whose checks take ten microseconds a call.
+    """
     options = {"cpp_wrapper": True}
     if hasattr(torch.compiler, "skip_guard_on_globals_unsafe"):
         options["guard_filter_fn"] = _may_change
-    arguments = {"fullgraph": True, "dynamic": False, "options": options}
+    arguments = {"options": options}
+    if whole:
+        arguments |= {"fullgraph": True, "dynamic": False}
     if "recompile_limit" in signature(torch.compile).parameters:
         arguments["recompile_limit"] = PROGRAMS
     return torch.compile(function, **arguments)
 
 
-def _advance(field: Field, key: str, carry: Carry, span: Span, limits: Tensor) -> Carry:
-    """Steps until every sample has covered ``span.length``, or none can go on."""
+def _advance(
+    field: Field, key: str, tries: Tensor, carry: Carry, span: Span, limits: Tensor
+) -> tuple[Tensor, Carry]:
+    """Steps until no sample has time left, or none can go on."""
     settings = KNOWN[key]
 
-    def going(*values):
+    def going(tries, *values):
         now = Carry(*values)
-        tries = (now.accepted + now.rejected).max()
-        alive = (now.h.min() > limits[0]) & (tries < limits[1])
-        return (now.s < span.length).any() & alive
+        return (now.left > 0.0).any() & (now.step.min() > limits[0]) & (tries < limits[1])
 
-    def body(*values):
+    def body(tries, *values):
         now = Carry(*values)
-        after, _, _ = attempt(field, StageList(settings.tableau, now.k), now, span, settings)
-        return tuple(after)
+        ks = StageList(settings.tableau, now.k)
+        return tries + 1.0, *attempt(field, ks, now, span, settings)[0]
 
-    return Carry(*torch._higher_order_ops.while_loop(going, body, tuple(carry)))
+    tries, *values = torch._higher_order_ops.while_loop(going, body, (tries, *carry))
+    return tries, Carry(*values)
 
 
 def _start(field: Field, key: str, y: Tensor, sign: float, times: Tensor, limits: Tensor):
     """The first slopes and steps, and the way from the first time to the second."""
     carry, span = begin(field, y, times[0], times[1], sign, KNOWN[key])
-    carry = carry._replace(y=y.clone(), previous=carry.previous.clone())
-    return _advance(field, key, carry, span, limits), span
+    carry = carry._replace(y=y.clone(), trend=carry.trend.clone())
+    tries = torch.zeros_like(limits[0])
+    return *_advance(field, key, tries, carry, span, limits), span
 
 
 def integrate_adaptive(problem: Problem, settings: Settings) -> Tensor:
     """States at the output times, shape ``(T, *y.shape)``; steps end at each of them."""
-    y, outputs, field, key = problem.y0, problem.outputs, problem.bare, _key(settings)
+    y, outputs, field, key = problem.y0, problem.outputs, problem.field, _key(settings)
     smallest = 8 * sys.float_info.epsilon * max(map(abs, outputs))
     limits = torch.tensor([smallest, settings.max_steps], dtype=torch.float64, device=y.device)
     times = torch.tensor(outputs, dtype=torch.float64, device=y.device)
     sign = 1.0 if outputs[1] > outputs[0] else -1.0
-    carry, span = _compiled(_start)(field, key, y, sign, times[:2], limits)
+    tries, carry, span = _compiled(_start)(field, key, y, sign, times[:2], limits)
     rows = [y, carry.y]
     for time in times[2:]:
-        _check(carry, span, settings)
-        span = span._replace(length=(time - span.start).abs())
-        carry = _compiled(_advance)(field, key, carry, span, limits)
+        _check(tries, carry, span, settings)
+        end = torch.zeros_like(span.end) + time
+        left, span = (end - span.end).abs(), span._replace(end=end)
+        carry = carry._replace(left=left, h=span.tried(carry.step, left, y))
+        tries, carry = _compiled(_advance)(field, key, tries, carry, span, limits)
         rows.append(carry.y)
-    _check(carry, span, settings)
+    _check(tries, carry, span, settings)
     return torch.stack(rows)
 
 
-def _check(carry: Carry, span: Span, settings: Settings) -> None:
-    if bool((carry.s < span.length).any()):
-        late = (carry.accepted + carry.rejected).max().item() >= settings.max_steps
+def _check(tries: Tensor, carry: Carry, span: Span, settings: Settings) -> None:
+    if bool(carry.left.any()):
         reason = "step size underflow, or a field that returned NaN or Inf,"
-        if late:
+        if tries.item() >= settings.max_steps:
             reason = f"max_steps = {settings.max_steps} exceeded"
         raise SolverError(reason, *slowest(carry, span), rms(carry.y))
 
@@ -129,7 +140,7 @@ def integrate_fixed(problem: Problem, settings: Settings) -> Tensor:
         grid = fixed_grid(problem.outputs[i - 1 : i + 1], settings.step_size)
         times = [grid[0], (grid[-1] - grid[0]) / (len(grid) - 1), len(grid) - 1.0]
         times = torch.tensor(times, dtype=torch.float64, device=y.device)
-        y = _compiled(_advance_fixed)(problem.bare, key, y, times)
+        y = _compiled(_advance_fixed)(problem.field, key, y, times)
         rows.append(y)
     return torch.stack(rows)
 
@@ -140,7 +151,8 @@ def _try_step(field: Field, key: str, y: Tensor, k: Tensor, at: Tensor):
     ks = StageList(settings.tableau, k)
     y1 = rk_step(field, stage_times(t, h, settings.tableau.c, y), y, h.to(y.dtype), ks)
     with torch.no_grad():
-        ratio = error_ratio(ks, y, y1, h, settings.rtol, atol, settings.norm)
+        size = torch.maximum(y.abs(), y1.abs())
+        ratio = error_ratio(ks, size, h.abs(), settings.rtol, atol, settings.norm)
     return y1, ks.last(), ratio
 
 
@@ -149,15 +161,18 @@ def compiled_trial(problem: Problem, settings: Settings) -> Trial:
 
     Of its stages only the last comes back, so outputs must lie at the ends of steps.
     """
-    try_step, key, stages = _compiled(_try_step), _key(settings), settings.tableau.stages
-    field = problem.bare
+    try_step, key, stages = (
+        _compiled(_try_step, whole=False),
+        _key(settings),
+        settings.tableau.stages,
+    )
+    field = problem.field
 
-    def trial(ks, t, h, y, atol):
+    def trial(ks, t, h, y, size, atol):
         at = torch.tensor([t, h], dtype=torch.float64, device=y.device)
         k = ks.ks[0]
         y1, last, ratio = try_step(field, key, y, k, at)
         ks.ks = [k] * (stages - 1) + [last]
-        problem.nfe += stages - 1
-        return y1, ratio.item()
+        return y1, size, ratio.item()
 
     return trial

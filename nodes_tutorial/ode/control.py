@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.step import Field, StageBuffer, StageList, stage_times
+from nodes_tutorial.ode.stages import StageBuffer, StageList
+from nodes_tutorial.ode.step import Field, stage_times
 
 SAFETY, SHRINK, GROW, FIRST = 0.9, 0.2, 10.0, 0.3
+ALPHA, BETA, FLOOR = 0.85, 0.2, 0.1
 
 
 class SolverError(RuntimeError):
@@ -58,9 +60,8 @@ class ErrorNorm:
 
 def error_ratio(
     ks: StageList | StageBuffer,
-    y0: Tensor,
-    y1: Tensor,
-    h: float | Tensor,
+    size: Tensor,
+    length: float | Tensor,
     rtol: float,
     atol: Tensor,
     norm: ErrorNorm,
@@ -68,16 +69,16 @@ def error_ratio(
     r"""Estimated error of a step over what is allowed; the step stands when it is at most 1.
 
     .. math:: r = \left\| \frac{h \sum_i (b_i - \hat b_i) k_i}
-        {\mathrm{atol} + \mathrm{rtol} \max(|y_0|, |y_1|)} \right\|_{\mathrm{RMS}}
+        {\mathrm{atol} + \mathrm{rtol}\, s} \right\|_{\mathrm{RMS}},
+        \qquad s = \max(|y_0|, |y_1|)
 
     ``dopri8`` has two estimates, of order 5 and 3, and :math:`r = |h| r_5^2 /
     \sqrt{r_5^2 + 0.01 r_3^2}` is of order 8.
 
     Args:
         ks: stages of the step.
-        y0: state at its start.
-        y1: state at its end.
-        h: its length; for a float the ratio is brought to the host, for a tensor it stays.
+        size: s, the larger of the states' absolute values at its start and its end.
+        length: |h|; for a float the ratio is brought to the host, for a float64 tensor it stays.
         rtol: relative tolerance.
         atol: absolute tolerance, 0-d.
         norm: over the whole state or for each sample.
@@ -85,21 +86,17 @@ def error_ratio(
     Chapter: def-error-ratio
     References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
     """
-    tableau = ks.tableau
-    scale = torch.add(atol, torch.maximum(y0.abs(), y1.abs()), alpha=rtol)
-    estimates = []
-    for weights in (tableau.b_error, tableau.b_error_low):
-        if weights is not None:
-            total = norm.total(ks.weighted(weights).div_(scale))
-            estimates.append(total.item() if isinstance(h, float) else total)
-    ratio = estimates[0]
-    if len(estimates) == 2:
-        low = estimates[1]
+    scale = torch.add(atol, size, alpha=rtol)
+    ratio = norm.total(ks.error(0).div_(scale))
+    if len(ks.tableau.error_rows) == 2:
+        low = norm.total(ks.error(1).div_(scale))
         ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + 1e-37)) ** 0.5
-    return ratio * (abs(h) / norm.root_count(y0))
+    if isinstance(length, float):
+        ratio = ratio.item()
+    return ratio * (length / norm.root_count(size))
 
 
-def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> float | Tensor:
+def step_factor(ratio: float, previous: float, order: int) -> float:
     r"""Factor from this step to the next, by a proportional–integral controller.
 
     .. math:: 0.9\, r_n^{-0.85/(q+1)}\, \max(r_{n-1}, 0.1)^{0.2/(q+1)}
@@ -109,9 +106,6 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
     :math:`0.9\, r_n^{-1/(q+1)}`. The floor 0.1 keeps a step that was much too short from holding
     back the next but one.
 
-    Eight bits of a factor are enough. A tensor is rounded to them because the last bits of a power
-    depend on an entry's place in its tensor, and a sample must not feel its batch mates.
-
     Args:
         ratio: error ratio of the step just tried.
         previous: error ratio of the last accepted step, 0 if there is none.
@@ -120,18 +114,41 @@ def step_factor(ratio: float | Tensor, previous: float | Tensor, order: int) -> 
     Chapter: prop-pi-controller
     References: Hairer and Wanner (1996), section IV.2; Gustafsson (1991).
     """
+    if not math.isfinite(ratio):
+        return SHRINK
+    k, ratio = order + 1, max(ratio, 1e-10)
+    if previous == 0.0:
+        factor = SAFETY * ratio ** (-1 / k)
+    else:
+        factor = SAFETY * ratio ** (-ALPHA / k) * max(previous, FLOOR) ** (BETA / k)
+    return min(GROW, max(SHRINK, factor))
+
+
+def step_factors(
+    ratio: Tensor, gain: Tensor, trend: Tensor, order: int
+) -> tuple[Tensor, float, Tensor]:
+    r"""The factors of :func:`step_factor` for many steps: :math:`0.9 e^{g\log r_n + \tau}`.
+
+    Powers are taken by logarithms, because a power costs three times as much. Eight bits of a
+    factor are enough, and it is rounded to them: the last bits of a logarithm depend on an entry's
+    place in its tensor, and a sample must not feel its batch mates.
+
+    Args:
+        ratio: error ratios r of the steps just tried.
+        gain: g, at first :math:`-1/(q+1)`.
+        trend: τ, at first 0.
+        order: q, the ``error_order`` of the tableau.
+
+    Returns:
+        The factors, and the gain and the trend after this step if it is accepted.
+
+    Chapter: prop-pi-controller
+    """
     k = order + 1
-    alpha, beta, rest = 0.85 / k, 0.2 / k, 0.15 / k
-    if isinstance(ratio, float):
-        if not math.isfinite(ratio):
-            return SHRINK
-        ratio = max(ratio, 1e-10)
-        trend = max(previous, 0.1) ** beta if previous > 0.0 else ratio**-rest
-        return min(GROW, max(SHRINK, SAFETY * ratio**-alpha * trend))
-    log = ratio.clamp(min=1e-10).log()  # logarithms: a power costs three times as much
-    trend = torch.where(previous > 0.0, beta * previous.clamp(min=0.1).log(), -rest * log)
-    factor = SAFETY * torch.exp(trend - alpha * log)
-    return torch.nan_to_num(factor, nan=SHRINK).clamp(SHRINK, GROW).bfloat16()
+    log = ratio.clamp(min=1e-10).log_()
+    factor = torch.addcmul(trend, gain, log).exp_().mul_(SAFETY)
+    factor = factor.nan_to_num_(nan=SHRINK).clamp_(SHRINK, GROW).bfloat16()
+    return factor, -ALPHA / k, log.clamp_(min=math.log(FLOOR)).mul_(BETA / k)
 
 
 def initial_step(
@@ -167,14 +184,17 @@ def initial_step(
     References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".
     """
     scale, on_host = torch.add(atol, y.abs(), alpha=rtol), isinstance(t, float)
+    root = norm.root_count(y)
 
     def size(x):
-        return norm(x / scale).item() if on_host else norm(x / scale).double()
+        total = norm.total(x / scale)
+        return total.item() / root if on_host else total.double() / root
 
     slope = size(k)
     trial = _trial_step(size(y), slope)
-    h = direction * trial if on_host else (direction * trial).to(y.dtype)
-    ahead = field(stage_times(t, direction * trial, (1.0,), y)[0], y + h * k)
+    h = direction * trial
+    moved = torch.add(y, k, alpha=h) if on_host else y + h.to(y.dtype) * k
+    ahead = field(stage_times(t, h, (1.0,), y)[0], moved)
     return direction * _step_by_slopes(trial, slope, size(ahead - k) / trial, order)
 
 

@@ -32,12 +32,15 @@ class Gather:
         self.sign = 1.0 if problem.outputs[-1] > problem.outputs[0] else -1.0
         self.at_end = times.count(problem.outputs[-1])
         self.times = times[: len(times) - self.at_end]
+        self.waiting = len(self.times) > 0
         self.rows: list[Tensor] = [problem.y0] * len(times) if problem.per_sample else []
         self.final = problem.y0
 
     def add(self, step: Step) -> list[Wanted]:
         """Take what the step has to give; returns what that was."""
         self.final = step.y1
+        if not self.waiting:
+            return []
         wanted = self._masked(step) if self.problem.per_sample else self._inside(step)
         for part in wanted:
             if part.theta is None:
@@ -53,7 +56,7 @@ class Gather:
 
     def _inside(self, step: Step) -> list[Wanted]:
         first = last = len(self.rows)
-        if first == len(self.times) or (self.times[first] - step.t1) * self.sign > 0.0:
+        if (self.times[first] - step.t1) * self.sign > 0.0:
             return []
         while last < len(self.times) and (self.times[last] - step.t1) * self.sign < 0.0:
             last += 1
@@ -66,11 +69,10 @@ class Gather:
             wanted.append(Wanted(range(first, last), theta, None))
         if end > last:
             wanted.append(Wanted(range(last, end), None, None))
+        self.waiting = end < len(self.times)
         return wanted
 
     def _masked(self, step: Step) -> list[Wanted]:
-        if not self.times:
-            return []
         reach = torch.stack([(step.t * self.sign).min(), (step.t1 * self.sign).max()]).tolist()
         chosen = [i for i, time in enumerate(self.times) if reach[0] < time * self.sign <= reach[1]]
         if not chosen:
@@ -82,5 +84,6 @@ class Gather:
         return [Wanted(chosen, theta, mask)]
 
     def result(self) -> Tensor:
-        """States at the times, shape ``(len(times), *y.shape)``."""
-        return torch.stack(self.rows[: len(self.times)] + [self.final] * self.at_end)
+        """The first state and those at the times, shape ``(1 + len(times), *y.shape)``."""
+        inside = self.rows[: len(self.times)]
+        return torch.stack([self.problem.y0, *inside, *[self.final] * self.at_end])

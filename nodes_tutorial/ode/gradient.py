@@ -13,7 +13,8 @@ from nodes_tutorial.ode.gather import Gather, Wanted
 from nodes_tutorial.ode.loops import Settings
 from nodes_tutorial.ode.problem import Problem
 from nodes_tutorial.ode.solve import integrate, iterate
-from nodes_tutorial.ode.step import StageList, Step, rk_step, stage_times
+from nodes_tutorial.ode.stages import StageList
+from nodes_tutorial.ode.step import Step, rk_step, stage_times
 
 
 def find_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
@@ -32,7 +33,6 @@ def find_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple[T
     with torch.enable_grad():
         y = problem.y0.detach().requires_grad_()
         slope = problem.field(problem.field_time(problem.t[0]), y)
-    problem.nfe -= 1
     known = {id(p) for p in parameters} | {id(p.grad_fn) for p in parameters if p.grad_fn}
     missing = [leaf for leaf in _leaves(slope, known) if leaf is not y]
     if missing:
@@ -89,7 +89,7 @@ class Checkpoint(Function):
             step.ks = None
             ctx.record.append((step, wanted))
         ctx.at_end = gather.at_end
-        return torch.cat([y0.unsqueeze(0), gather.result()])
+        return gather.result()
 
     @staticmethod
     @once_differentiable

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from itertools import pairwise
 from math import ceil, isfinite
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -18,15 +18,8 @@ from nodes_tutorial.ode.control import (
     initial_step,
     step_factor,
 )
-from nodes_tutorial.ode.step import (
-    Field,
-    StageBuffer,
-    StageList,
-    Step,
-    new_stages,
-    rk_step,
-    stage_times,
-)
+from nodes_tutorial.ode.stages import StageBuffer, StageList, new_stages
+from nodes_tutorial.ode.step import Field, Step, check_slope, rk_step, stage_times
 from nodes_tutorial.ode.tableaus import Tableau
 
 
@@ -68,18 +61,32 @@ def rms(y: Tensor) -> float:
 
 
 EPSILON = sys.float_info.epsilon
-Trial = Callable[[StageList | StageBuffer, float, float, Tensor, Tensor], tuple[Tensor, float]]
+Trial = Callable[
+    [StageList | StageBuffer, float, float, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, float]
+]
 
 
 def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
-    """One attempted step: its end, and its error ratio, which is never part of a graph."""
-    aside = torch.no_grad() if graph else nullcontext()
-    tableau, rtol, norm = settings.tableau, settings.rtol, settings.norm
+    """One attempted step: its end, the size of that, and its error ratio.
 
-    def trial(ks, t, h, y, atol):
-        y1 = rk_step(field, stage_times(t, h, tableau.c, y), y, h, ks)
-        with aside:
-            return y1, error_ratio(ks, y, y1, h, rtol, atol, norm)
+    Of these only the end is ever part of a graph.
+    """
+    rtol, norm = settings.rtol, settings.norm
+    later = settings.tableau.c[1:]
+    nodes = tuple(dict.fromkeys(later))  # a time that two stages share is made once
+    shared = itemgetter(0, *map(nodes.index, later))
+
+    def judge(ks, h, y1, size, atol):
+        after = y1.abs()
+        ratio = error_ratio(ks, torch.maximum(size, after), abs(h), rtol, atol, norm)
+        return after, ratio
+
+    if graph:
+        judge = torch.no_grad()(judge)
+
+    def trial(ks, t, h, y, size, atol):
+        y1 = rk_step(field, shared(stage_times(t, h, nodes, y)), y, h, ks)
+        return y1, *judge(ks, h, y1, size, atol)
 
     return trial
 
@@ -102,11 +109,12 @@ def adaptive_steps(
     """
     tableau, (t, *stops) = settings.tableau, times
     direction, smallest = (1.0 if stops[0] > t else -1.0), 8 * EPSILON * max(map(abs, times))
-    atol = y.new_tensor(settings.atol)
-    k = field(y.new_tensor(t), y)
+    atol = torch.scalar_tensor(settings.atol, dtype=y.dtype, device=y.device)
+    k = check_slope(field(stage_times(t, 0.0, (0.0,), y)[0], y), y)
     graph = wants_graph(y, k)
     ks = new_stages(tableau, k, graph or settings.term_by_term or trial is not None)
     trial = trial or eager_trial(field, settings, graph)
+    size = y.detach().abs()
     if settings.first_step is None:
         with torch.no_grad():
             order, rtol, norm = tableau.error_order, settings.rtol, settings.norm
@@ -124,14 +132,14 @@ def adaptive_steps(
         if not fresh:
             ks.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
             fresh = True
-        y1, ratio = trial(ks, t, h, y, atol)
+        y1, after, ratio = trial(ks, t, h, y, size, atol)
         factor = step_factor(ratio, previous, tableau.error_order)
         if ratio <= 1.0:
             counts["accepted"] += 1
             yield Step(t, t_next, h, y, y1, ks)
             if ends and len(stops) == 1:
                 return
-            t, y, previous = t_next, y1, max(ratio, 1e-10)
+            t, y, size, previous = t_next, y1, after, max(ratio, 1e-10)
             fresh = tableau.fsal
             if fresh:
                 ks.roll()
@@ -168,6 +176,7 @@ def fixed_steps(
         raise ValueError(
             f"options['max_steps'] = {settings.max_steps}, but the grid has {len(grid) - 1} steps"
         )
+    counts["accepted"] = len(grid) - 1
     steps = torch.tensor(grid, dtype=torch.float64)
     nodes = torch.tensor(tableau.c, dtype=torch.float64)
     times = steps[:-1, None] + steps.diff()[:, None] * nodes
@@ -176,13 +185,12 @@ def fixed_steps(
     ks = None
     for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
         if ks is None:
-            k = field(row[0], y)
+            k = check_slope(field(row[0], y), y)
             ks = new_stages(tableau, k, settings.term_by_term or wants_graph(y, k))
         elif tableau.fsal:
             ks.roll()
         else:
             ks.put(0, field(row[0], y))
         y1 = rk_step(field, row, y, t_next - t, ks)
-        counts["accepted"] += 1
         yield Step(t, t_next, t_next - t, y, y1, ks)
         y = y1

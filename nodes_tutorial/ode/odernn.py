@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nodes_tutorial.data.series import Series, compact
 from nodes_tutorial.ode.stack import Generators, Stack, sources
-from nodes_tutorial.ode.step import StageList, rk_step
+from nodes_tutorial.ode.stages import StageList
+from nodes_tutorial.ode.step import rk_step
 from nodes_tutorial.ode.tableaus import METHODS
 
 

@@ -7,123 +7,122 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.control import SolverError, error_ratio, initial_step, step_factor
+from nodes_tutorial.ode.control import SolverError, error_ratio, initial_step, step_factors
 from nodes_tutorial.ode.loops import Settings, rms, wants_graph
-from nodes_tutorial.ode.step import (
-    Field,
-    StageBuffer,
-    StageList,
-    Step,
-    new_stages,
-    rk_step,
-)
+from nodes_tutorial.ode.stages import StageBuffer, StageList, new_stages
+from nodes_tutorial.ode.step import Field, Step, check_slope, rk_step
 
 
 class Carry(NamedTuple):
     """State of the loop, one entry a sample, or one for all under a common step.
 
-    Times are float64 and count from the start, in the direction of the solve, so that they grow
-    from 0 to the length of the interval.
+    ``left`` is the time to go: counted down, it is exactly zero at the end. ``step`` is what the
+    controller wants, and ``h`` what is tried next: not more than ``left``, with its sign, in the
+    state's dtype and, where each sample has its own, in the state's shape. ``gain`` and ``trend``
+    are the controller's, see :func:`~nodes_tutorial.ode.control.step_factors`.
     """
 
-    s: Tensor
+    left: Tensor
     y: Tensor
     k: Tensor
+    step: Tensor
     h: Tensor
-    previous: Tensor
-    accepted: Tensor
-    rejected: Tensor
+    gain: Tensor
+    trend: Tensor
 
 
 class Span(NamedTuple):
-    """The interval of a solve: where it starts, which way it goes, how long it is.
+    """The interval of a solve: where it ends and which way it goes.
 
-    The method's nodes and the absolute tolerance are here as tensors too.
+    The method's nodes in that direction and the absolute tolerance are here as tensors too.
     """
 
-    start: Tensor
+    end: Tensor
     sign: float
-    length: Tensor
     nodes: Tensor
     atol: Tensor
 
-    def time(self, s: Tensor) -> Tensor:
-        return torch.add(self.start, s, alpha=self.sign)
+    def time(self, left: Tensor) -> Tensor:
+        return torch.sub(self.end, left, alpha=self.sign)
+
+    def tried(self, step: Tensor, left: Tensor, y: Tensor) -> Tensor:
+        """The field ``h`` of a carry. Products with a tensor of the state's shape are cheaper."""
+        h = torch.minimum(step, left).to(y.dtype)
+        h = h if self.sign > 0.0 else -h
+        return h.expand_as(y).contiguous() if h.dim() else h
 
 
 class MaskedStep(Step):
     """A step that each sample takes from its own time; rejected samples do not move."""
 
-    __slots__ = ("s0", "s1", "span")
+    __slots__ = ("before", "left", "span")
 
-    def __init__(self, span, s0, s1, h, y0, y1, ks, accept):
-        self.span, self.s0, self.s1 = span, s0, s1
+    def __init__(self, span, before, left, h, y0, y1, ks, accept):
+        self.span, self.before, self.left = span, before, left
         self.h, self.y0, self.y1, self.ks, self.accept = h, y0, y1, ks, accept
 
     @property
     def t(self) -> Tensor:
-        return self.span.time(self.s0)
+        return self.span.time(self.before)
 
     @property
     def t1(self) -> Tensor:
-        return self.span.time(self.s1)
+        return self.span.time(self.left)
 
 
 def begin(
     field: Field, y: Tensor, start: Tensor, end: Tensor, sign: float, settings: Settings
 ) -> tuple[Carry, Span]:
     """First slopes and first steps; ``start`` and ``end`` are 0-d and float64."""
-    norm = settings.norm
+    tableau, norm = settings.tableau, settings.norm
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
-    s = torch.zeros(shape, dtype=torch.float64, device=y.device)
-    nodes = s.new_tensor(settings.tableau.c).view(-1, *(1 for _ in shape))
+    zeros = torch.zeros(shape, dtype=torch.float64, device=y.device)
+    nodes = zeros.new_tensor([sign * node for node in tableau.c]).view(-1, *(1 for _ in shape))
     atol = y.new_tensor(settings.atol)
-    span = Span(s + start, sign, (end - start).abs() + s, nodes, atol)
-    t = span.start
-    k = field(t.to(y.dtype), y)
+    span = Span(zeros + end, sign, nodes, atol)
+    t, left = zeros + start, (end - start).abs() + zeros
+    k = check_slope(field(t.to(y.dtype), y), y)
     if settings.first_step is None:
         with torch.no_grad():
-            order = settings.tableau.error_order
+            order = tableau.error_order
             h = initial_step(field, t, y, k, sign, order, settings.rtol, atol, norm).abs()
     else:
-        h = torch.full_like(s, settings.first_step)
-    zeros = torch.zeros_like(s, dtype=torch.int64)
-    return Carry(s, y, k, h, torch.zeros_like(s), zeros, zeros.clone()), span
+        h = torch.full_like(zeros, settings.first_step)
+    gain = torch.full_like(zeros, -1.0 / (tableau.error_order + 1))
+    return Carry(left, y, k, h, span.tried(h, left, y), gain, zeros), span
 
 
 def attempt(
     field: Field, ks: StageList | StageBuffer, carry: Carry, span: Span, settings: Settings
-) -> tuple[Carry, Tensor, Tensor]:
+) -> tuple[Carry, Tensor]:
     """Try one step; samples whose error is too large stay where they are and shorten theirs.
 
     Returns:
-        The new carry, the signed steps tried, and which were accepted. A sample that has arrived
-        takes steps of length zero.
+        The new carry, and which steps were accepted. A sample that has arrived takes steps of
+        length zero.
     """
     tableau, y = settings.tableau, carry.y
-    remaining = span.length - carry.s
-    step = torch.minimum(carry.h, remaining)
-    signed = step * span.sign
-    times = torch.addcmul(span.time(carry.s), span.nodes, signed).to(y.dtype).unbind()
-    h = signed.to(y.dtype)
-    y1 = rk_step(field, times, y, h, ks)
+    step = torch.minimum(carry.step, carry.left)
+    times = torch.addcmul(span.time(carry.left), span.nodes, step).to(y.dtype).unbind()
+    y1 = rk_step(field, times, y, carry.h, ks)
     with torch.no_grad():
-        ratio = error_ratio(ks, y, y1, h, settings.rtol, span.atol, settings.norm).double()
+        size = torch.maximum(y.abs(), y1.abs())
+        ratio = error_ratio(ks, size, step, settings.rtol, span.atol, settings.norm)
         accept = ratio <= 1.0
-        grown = step * step_factor(ratio, carry.previous, tableau.error_order)
-        arrived = accept & (step == remaining)
-        next_h = torch.where(arrived, torch.maximum(grown, carry.h), grown)
-        s = torch.where(arrived, span.length, torch.where(accept, carry.s + step, carry.s))
-        previous = torch.where(accept, ratio, carry.previous)
-        moved = s > carry.s
-        accepted, rejected = carry.accepted + moved, carry.rejected + ~accept
+        factor, gain, trend = step_factors(ratio, carry.gain, carry.trend, tableau.error_order)
+        grown, cut = step * factor, accept & (step < carry.step)
+        wish = torch.where(cut, torch.maximum(grown, carry.step), grown)
+        left = torch.where(accept, carry.left - step, carry.left)
+        h = span.tried(wish, left, y)
+        gain = torch.where(accept, gain, carry.gain)
+        trend = torch.where(accept, trend, carry.trend)
     y = torch.where(accept, y1, y)
     k = (
         torch.where(accept, ks.last(), carry.k)
         if tableau.fsal
-        else field(span.time(s).to(y.dtype), y)
+        else field(span.time(left).to(y.dtype), y)
     )
-    return Carry(s, y, k, next_h, previous, accepted, rejected), h, accept
+    return Carry(left, y, k, wish, h, gain, trend), accept
 
 
 def per_sample_steps(
@@ -137,16 +136,18 @@ def per_sample_steps(
     carry, span = begin(field, y, start, end, 1.0 if t1 > t0 else -1.0, settings)
     smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
     graph = settings.term_by_term or wants_graph(y, carry.k)
-    ks = new_stages(settings.tableau, carry.k, graph)
+    ks = new_stages(settings.tableau, carry.k, graph, own_steps=True)
+    counts["accepted"] = counts["rejected"] = torch.zeros_like(carry.left, dtype=torch.int64)
     for attempts in range(1, settings.max_steps + 1):
         before = carry
-        carry, h, accept = attempt(field, ks, before, span, settings)
-        counts["accepted"], counts["rejected"] = carry.accepted, carry.rejected
-        yield MaskedStep(span, before.s, carry.s, h, before.y, carry.y, ks, accept)
+        carry, accept = attempt(field, ks, before, span, settings)
+        counts["accepted"] = counts["accepted"] + (carry.left < before.left)
+        counts["rejected"] = counts["rejected"] + ~accept
+        yield MaskedStep(span, before.left, carry.left, before.h, before.y, carry.y, ks, accept)
         ks.put(0, carry.k)
-        if not (carry.s < span.length).any().item():
+        if not carry.left.any().item():
             return
-        if attempts % 16 == 0 and not carry.h.min().item() > smallest:
+        if attempts % 16 == 0 and not carry.step.min().item() > smallest:
             reason = "step size underflow, or a field that returned NaN or Inf,"
             raise SolverError(reason, *slowest(carry, span), rms(carry.y))
     reason = f"max_steps = {settings.max_steps} exceeded"
@@ -155,5 +156,6 @@ def per_sample_steps(
 
 def slowest(carry: Carry, span: Span) -> tuple[float, float]:
     """Time and step of the sample that is farthest from the end."""
-    index = carry.s.flatten().argmin()
-    return span.time(carry.s).flatten()[index].item(), carry.h.flatten()[index].item() * span.sign
+    index = carry.left.flatten().argmax()
+    time, step = span.time(carry.left).flatten()[index], carry.step.flatten()[index]
+    return time.item(), step.item() * span.sign

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nodes_tutorial.ode.control import ErrorNorm
 from nodes_tutorial.ode.loops import Settings
+from nodes_tutorial.ode.step import check_slope
 from nodes_tutorial.ode.tableaus import METHODS
 
 State = Tensor | tuple[Tensor, ...]
@@ -23,15 +24,15 @@ GRADIENTS = ("direct", "checkpoint", "adjoint")
 class Problem:
     """An initial value problem on a single tensor.
 
-    A tuple of states is joined to one vector (one row a sample with ``per_sample``), the field is
-    wrapped to match, and its evaluations are counted in ``nfe``.
+    A tuple of states is joined to one vector (one row a sample with ``per_sample``), and the field
+    is wrapped to match.
     """
 
     def __init__(self, func, y0, t, per_sample=False):
         """Check the arguments' types and shapes; hence no annotations here."""
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
-        self.func, self.nfe, self.per_sample = func, 0, per_sample
+        self.func, self.per_sample, self.checked = func, per_sample, False
         self.is_tuple = not isinstance(y0, Tensor)
         parts = tuple(y0) if self.is_tuple else (y0,)
         _check_state(parts, per_sample)
@@ -56,32 +57,24 @@ class Problem:
             settings.norm.size = sum(self.sizes[:parts])
         return settings
 
-    def field(self, t: Tensor, y: Tensor) -> Tensor:
-        """The user's field on the joined state."""
-        self.nfe += 1
-        if not self.is_tuple:
-            dy = self.func(t, y)
-            if self.nfe == 1:
-                _check_slope((dy,), (y,))
-            return dy
-        parts = self.unpack(y)
-        slopes = self.func(t, parts)
-        if self.nfe == 1:
-            if not isinstance(slopes, tuple | list) or len(slopes) != len(parts):
-                raise ValueError(f"func must return a tuple of {len(parts)} tensors, like y0")
-            _check_slope(slopes, parts)
-        return self.pack(slopes)
-
     @property
-    def bare(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """:meth:`field` without the checks and the count; where it can, the user's own object.
+    def field(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The user's field on the joined state; where it can, the user's own object.
 
         A compiled program looks at each call whether its field is still the one it was made for.
         """
         return self._joined if self.is_tuple else self.func
 
     def _joined(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.pack(self.func(t, self.unpack(y)))
+        parts = self.unpack(y)
+        slopes = self.func(t, parts)
+        if not self.checked:
+            if not isinstance(slopes, tuple | list) or len(slopes) != len(parts):
+                raise ValueError(f"func must return a tuple of {len(parts)} tensors, like y0")
+            for slope, part in zip(slopes, parts, strict=True):
+                check_slope(slope, part)
+            self.checked = True
+        return self.pack(slopes)
 
     def field_time(self, t: Tensor) -> Tensor:
         """A time as the field takes it."""
@@ -133,18 +126,6 @@ def _check_times(t) -> list[float]:
     if not (rising or all(a > b for a, b in pairwise(times))) or not all(map(isfinite, times)):
         raise ValueError("t must be finite and strictly increasing or strictly decreasing")
     return times
-
-
-def _check_slope(slopes, parts) -> None:
-    for slope, part in zip(slopes, parts, strict=True):
-        if not isinstance(slope, Tensor):
-            raise TypeError(f"func must return tensors, got {type(slope).__name__}")
-        if slope.shape != part.shape:
-            raise ValueError(
-                f"func must return the shape of y: {tuple(part.shape)}, got {tuple(slope.shape)}"
-            )
-        if slope.dtype != part.dtype:
-            raise TypeError(f"func must return the dtype of y: {part.dtype}, got {slope.dtype}")
 
 
 def make_settings(

@@ -12,7 +12,7 @@ from nodes_tutorial.ode.gather import Gather
 from nodes_tutorial.ode.loops import Settings, adaptive_steps, fixed_steps, rms, wants_graph
 from nodes_tutorial.ode.per_sample import per_sample_steps
 from nodes_tutorial.ode.problem import Problem, State, make_settings
-from nodes_tutorial.ode.step import Step
+from nodes_tutorial.ode.step import Step, check_slope
 
 
 def iterate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Iterator[Step]:
@@ -50,16 +50,16 @@ def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> T
     gather = Gather(problem, problem.outputs[1:])
     for step in iterate(problem, settings, counts):
         gather.add(step)
-    y = torch.cat([problem.y0.unsqueeze(0), gather.result()])
+    y = gather.result()
     if settings.fixed:
         check_finite(y, problem, settings)
     return y
 
 
 def _differentiable(problem: Problem) -> bool:
-    """Whether a gradient may be wanted; the first evaluation also checks what the field returns."""
+    """Whether a gradient may be wanted; what the field returns is checked on the way."""
     y = problem.y0
-    return wants_graph(y, problem.field(problem.field_time(problem.t[0]), y))
+    return wants_graph(y, check_slope(problem.field(problem.field_time(problem.t[0]), y), y))
 
 
 def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:
@@ -117,7 +117,7 @@ class Solution:
         gather = Gather(self._problem, times[order].tolist())
         for step in self._steps:
             gather.add(step)
-        return self._problem.unpack(gather.result()[order.argsort()])
+        return self._problem.unpack(gather.result()[1:][order.argsort()])
 
 
 def solve(
@@ -160,14 +160,21 @@ def solve(
     settings = make_settings(method, rtol, atol, options, "direct")
     if settings.compile:
         raise ValueError("options['compile'] keeps no record of steps; use odeint")
-    problem = Problem(func, y0, t, settings.norm.per_sample)
+    nfe = 0
+
+    def counted(t: Tensor, y: State) -> State:
+        nonlocal nfe
+        nfe += 1
+        return func(t, y)
+
+    problem = Problem(counted if callable(func) else func, y0, t, settings.norm.per_sample)
     settings = problem.control(settings)
     counts: dict[str, Any] = {}
     gather, kept = Gather(problem, problem.outputs[1:]), []
     for step in iterate(problem, settings, counts):
         gather.add(step)
         kept.append(step.kept())
-    y = torch.cat([problem.y0.unsqueeze(0), gather.result()])
+    y = gather.result()
     accepted, rejected = counts["accepted"], counts["rejected"]
     if settings.fixed:
         check_finite(y, problem, settings)
@@ -178,5 +185,5 @@ def solve(
     else:
         times, sizes = torch.tensor([(s.t, s.h) for s in kept], dtype=torch.float64).unbind(-1)
     return Solution(
-        problem.t, problem.unpack(y), problem.nfe, accepted, rejected, times, sizes, problem, kept
+        problem.t, problem.unpack(y), nfe, accepted, rejected, times, sizes, problem, kept
     )

@@ -1,13 +1,12 @@
 """One step of an explicit Runge–Kutta method, its stages, and the solution inside it."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.tableaus import Tableau
+from nodes_tutorial.ode.stages import StageBuffer, StageList
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -17,7 +16,7 @@ def rk_step(
     times: Sequence[Tensor],
     y: Tensor,
     h: float | Tensor,
-    ks: "StageList | StageBuffer",
+    ks: StageList | StageBuffer,
     *,
     last_stage: bool = True,
 ) -> Tensor:
@@ -27,7 +26,7 @@ def rk_step(
 
     Args:
         field: ``f(t, y)``.
-        times: the stage times ``t + c_i h``.
+        times: the stage times ``t + c_i h``; the first is not looked at.
         y: state at the start of the step.
         h: step, a float or a tensor that broadcasts against ``y``.
         ks: the store of the stage derivatives k.
@@ -36,133 +35,33 @@ def rk_step(
 
     Chapter: def-runge-kutta
     """
-    tableau, base = ks.tableau, ks.base(y, h)
+    tableau = ks.tableau
     stages, fsal = tableau.stages, tableau.fsal
     final = stages - 1 if fsal else stages
-    put, combine = ks.put, ks.combine
+    stage, follow = ks.start(y, h), ks.follow
     for i in range(1, final):
-        put(i, field(times[i], combine(base, h, i)))
-    y1 = combine(base, h, final)
+        stage = follow(i, field(times[i], stage))
     if fsal and last_stage:
-        ks.put(final, field(times[final], y1))
-    return y1
+        ks.put(final, field(times[final], stage))
+    return stage
 
 
-class StageList:
-    """Stage derivatives in a list, combined term by term.
-
-    Every combination is an ordinary differentiable operation, so this store serves backpropagation,
-    function transforms and the compiler.
-    """
-
-    def __init__(self, tableau: Tableau, first: Tensor):
-        self.tableau = tableau
-        self.ks = [first]
-
-    def put(self, i: int, k: Tensor) -> None:
-        self.ks[i:] = [k]
-
-    def last(self) -> Tensor:
-        return self.ks[self.tableau.stages - 1]
-
-    def roll(self) -> None:
-        """Begin the next step with the last stage of this one."""
-        self.ks = [self.last()]
-
-    @staticmethod
-    def base(y: Tensor, h: float | Tensor) -> Tensor:
-        return y
-
-    def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
-        """``base + h * (row i of the tableau) @ k``."""
-        ks = self.ks
-        if isinstance(h, float):
-            for j, weight in self.tableau.terms[i]:
-                base = torch.add(base, ks[j], alpha=h * weight)
-            return base
-        total = torch.zeros_like(base)
-        for j, weight in self.tableau.terms[i]:
-            total = torch.add(total, ks[j], alpha=weight)
-        return base + h * total
-
-    def weighted(self, weights: Sequence[float]) -> Tensor:
-        """``weights @ k``."""
-        total = torch.zeros_like(self.ks[0])
-        for weight, k in zip(weights, self.ks, strict=False):
-            if weight:
-                total = torch.add(total, k, alpha=weight)
-        return total
-
-    def stacked(self) -> Tensor:
-        return torch.stack(self.ks)
-
-
-class StageBuffer:
-    """Stage derivatives as the rows of one matrix: a combination is one matrix–vector product.
-
-    A third of the operations of :class:`StageList` where the tableau is dense, but written in
-    place, so without a graph.
-    """
-
-    def __init__(self, tableau: Tableau, first: Tensor):
-        self.tableau, self.like = tableau, first
-        size, rows = first.numel(), tableau.stages + len(tableau.extra_c)
-        self.matrix = first.new_empty((rows, size))
-        self.views = self.matrix.view(rows, *first.shape).unbind()
-        self.rows = {  # the stages that a row weighs as columns, and the row
-            key: (self.matrix.as_strided((size, count), (1, size)), row)
-            for key, count, row in _weights(tableau, first.dtype, first.device)
-        }
-        self.views[0].copy_(first)
-
-    def put(self, i: int, k: Tensor) -> None:
-        self.views[i].copy_(k)
-
-    def last(self) -> Tensor:
-        return self.views[self.tableau.stages - 1]
-
-    def roll(self) -> None:
-        self.views[0].copy_(self.last())
-
-    @staticmethod
-    def base(y: Tensor, h: float | Tensor) -> Tensor:
-        return y.reshape(-1) if isinstance(h, float) else y
-
-    def combine(self, base: Tensor, h: float | Tensor, i: int) -> Tensor:
-        columns, row = self.rows[i]
-        if isinstance(h, float):
-            return torch.addmv(base, columns, row, alpha=h).view_as(self.like)
-        return torch.addcmul(base, torch.mv(columns, row).view_as(self.like), h)
-
-    def weighted(self, weights: tuple[float, ...]) -> Tensor:
-        columns, row = self.rows[weights]
-        return torch.mv(columns, row).view_as(self.like)
-
-    def stacked(self) -> Tensor:
-        return self.matrix.view(-1, *self.like.shape)
-
-
-@lru_cache(maxsize=64)
-def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[tuple]:
-    """Rows of the tableau as tensors: by place those of stages, by themselves those of errors."""
-    rows = dict(enumerate(((), *tableau.a, tableau.b, *tableau.extra_a)))
-    rows |= {row: row for row in (tableau.b_error, tableau.b_error_low) if row is not None}
-    return [
-        (key, len(row), torch.tensor(row, dtype=dtype, device=device)) for key, row in rows.items()
-    ]
-
-
-def new_stages(tableau: Tableau, first: Tensor, graph: bool) -> StageList | StageBuffer:
-    """The cheaper store: a matrix unless a graph is wanted or the tableau has few entries."""
-    sparse = sum(map(len, tableau.terms)) <= 2 * tableau.stages
-    return (StageList if graph or sparse else StageBuffer)(tableau, first)
+def check_slope(k: object, y: Tensor) -> Tensor:
+    """The first slope, checked to fit the state."""
+    if not isinstance(k, Tensor):
+        raise TypeError(f"func must return tensors, got {type(k).__name__}")
+    if k.shape != y.shape:
+        raise ValueError(f"func must return the shape of y: {tuple(y.shape)}, got {tuple(k.shape)}")
+    if k.dtype != y.dtype:
+        raise TypeError(f"func must return the dtype of y: {y.dtype}, got {k.dtype}")
+    return k
 
 
 def stage_times(t: float | Tensor, h: float | Tensor, nodes: Sequence[float], like: Tensor):
     """The times ``t + c_i h``, computed in float64 and handed on in the state's dtype."""
     if isinstance(t, float):
-        times = [t + node * h for node in nodes]
-        return torch.tensor(times, dtype=like.dtype, device=like.device).unbind()
+        new, dtype, device = torch.scalar_tensor, like.dtype, like.device
+        return [new(t + node * h, dtype=dtype, device=device) for node in nodes]
     nodes = torch.tensor(nodes, dtype=t.dtype, device=t.device)
     return (t + nodes.view(-1, *(1 for _ in t.shape)) * h).to(like.dtype).unbind()
 
@@ -198,11 +97,10 @@ class Step:
         """
         ks, tableau, y = self.ks, self.ks.tableau, self.y0
         if tableau.extra_c:
-            base = ks.base(y, self.h)
-            times = stage_times(self.t, self.h, tableau.extra_c, y)
+            ks.start(y, self.h)
+            times = stage_times(self.t, self.t1 - self.t, tableau.extra_c, y)
             for i, time in enumerate(times):
-                stage = ks.combine(base, self.h, tableau.stages + 1 + i)
-                ks.put(tableau.stages + i, field(time, stage))
+                ks.put(tableau.stages + i, field(time, ks.combine(tableau.stages + 1 + i)))
         stages = ks.stacked()
         if isinstance(theta, np.ndarray):
             powers = theta[:, None] ** np.arange(1, 1 + len(tableau.dense[0]))

@@ -34,6 +34,7 @@ class Tableau:
         extra_c: their nodes.
         stages: how many stages a step has, the extra ones left out.
         dense_matrix: ``dense`` as an array.
+        error_rows: ``b_error`` and ``b_error_low``, as far as the method has them.
         terms: the nonzero weights of each stage, the step and the extra stages, with places.
         fsal: whether the last stage is the first of the next step (first same as last).
 
@@ -57,6 +58,7 @@ class Tableau:
     stages: int = field(init=False)
     fsal: bool = field(init=False)
     dense_matrix: np.ndarray = field(init=False, repr=False, compare=False)
+    error_rows: tuple[Row, ...] = field(init=False, repr=False, compare=False)
     terms: tuple = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -64,6 +66,8 @@ class Tableau:
         object.__setattr__(self, "stages", len(self.b))
         object.__setattr__(self, "fsal", fsal)
         object.__setattr__(self, "dense_matrix", np.array(self.dense))
+        errors = tuple(row for row in (self.b_error, self.b_error_low) if row is not None)
+        object.__setattr__(self, "error_rows", errors)
         rows = ((), *self.a, self.b, *self.extra_a)
         terms = tuple(tuple((j, w) for j, w in enumerate(row) if w) for row in rows)
         object.__setattr__(self, "terms", terms)

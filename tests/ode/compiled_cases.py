@@ -99,5 +99,17 @@ def gradient_is_not_dropped():
         fails(ValueError, message, FIELD, Y0, T, options=options)
 
 
+def steps_for_batches_of_other_sizes():
+    """A compiled step is made for one batch, then for any."""
+    many = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64).view(12, 2)
+    for size in (3, 12, 7, 1):
+
+        def gradient(y0=many[:size], **options):
+            y = odeint(FIELD, y0, T, rtol=1e-9, atol=1e-9, options=options)
+            return torch.autograd.grad(y.square().sum(), FIELD.parameters())[0]
+
+        assert (gradient(compile=True) - gradient()).abs().max() < 1e-6, size
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
