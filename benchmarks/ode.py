@@ -8,16 +8,16 @@ our tolerance is the loosest of a few whose error is no larger than torchdiffeq'
 import subprocess
 import sys
 import time
-from itertools import pairwise
 
 import peers
 import torch
 import torchdiffeq
 import zuko
 from harness import Row, Times, report
-from torch import Tensor, nn
+from ode_problems import Network, bare_loop, exact, lotka_volterra, rms, starts, van_der_pol
+from torch import Tensor
 
-from nodes_tutorial.ode import METHODS, odeint, solve
+from nodes_tutorial.ode import odeint, solve
 from nodes_tutorial.ode.problem import Problem, make_settings
 from nodes_tutorial.ode.solve import iterate
 
@@ -25,36 +25,6 @@ torch.set_num_threads(1)
 TOL = dict(rtol=1e-5, atol=1e-5)
 ROWS: list[Row] = []
 ERRORS: list[tuple[str, str, float, float]] = []
-
-
-def van_der_pol(t: Tensor, y: Tensor) -> Tensor:
-    x, v = y.unbind(-1)
-    return torch.stack([v, 10.0 * (1 - x * x) * v - x], -1)
-
-
-def lotka_volterra(t: Tensor, y: Tensor) -> Tensor:
-    x, v = y.unbind(-1)
-    return torch.stack([1.5 * x - x * v, x * v - 3.0 * v], -1)
-
-
-class Network(nn.Module):
-    def __init__(self, sizes: tuple[int, ...], scale: float = 1.0, seed: int = 0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        with torch.no_grad():
-            for layer in self.layers:
-                bound = layer.in_features**-0.5
-                layer.weight.uniform_(-bound * scale, bound * scale, generator=generator)
-                layer.bias.uniform_(-bound, bound, generator=generator)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            y = torch.tanh(layer(y))
-        return self.layers[-1](y)
-
-    def in_jax(self):
-        return [(peers.to_jax(layer.weight), peers.to_jax(layer.bias)) for layer in self.layers]
 
 
 def loosest(field, y0, t, truth) -> float:
@@ -65,77 +35,6 @@ def loosest(field, y0, t, truth) -> float:
         if rms(odeint(field, y0, t, rtol=tol, atol=tol)[-1] - truth) <= theirs:
             fits.append(tol)
     return max(fits)
-
-
-@torch.no_grad()
-def bare_loop(field, y0, end, tol=1e-5):
-    """Dopri5 with the fewest operations we know, on one problem, without checks or outputs.
-
-    What "eager" costs above this is the library's; what this costs above the field is the price
-    of 28 small operations a step on the machine at hand.
-    """
-    tableau, shape, size = METHODS["dopri5"], y0.shape, y0.numel()
-    matrix = y0.new_empty(7, size)
-    views = matrix.view(7, *shape).unbind()
-    columns = [matrix.as_strided((size, i), (1, size)) for i in range(8)]
-    rows = [torch.tensor(row) for row in ((), *tableau.a, tableau.b)]
-    error_row, atol = torch.tensor(tableau.b_error), torch.tensor(tol)
-    views[0].copy_(field(torch.tensor(0.0), y0))
-    t, h, previous, flat = 0.0, 0.02, 0.1, y0.flatten()
-    size_before = flat.abs()
-    while True:
-        h = min(h, end - t)
-        times = torch.tensor([t + c * h for c in tableau.c]).unbind()
-        for i in range(1, 6):
-            stage = torch.addmv(flat, columns[i], rows[i], alpha=h).view(shape)
-            views[i].copy_(field(times[i], stage))
-        after = torch.addmv(flat, columns[6], rows[6], alpha=h)
-        views[6].copy_(field(times[6], after.view(shape)))
-        size_after = after.abs()
-        scale = torch.add(atol, torch.maximum(size_before, size_after), alpha=tol)
-        error = torch.mv(columns[7], error_row).div_(scale)
-        ratio = max(1e-10, h * (torch.dot(error, error).item() / size) ** 0.5)
-        if ratio <= 1:
-            t += h
-            if t >= end:
-                return after.view(shape)
-            flat, size_before = after, size_after
-            views[0].copy_(views[6])
-        h *= min(10.0, max(0.2, 0.9 * ratio**-0.17 * previous**0.04))
-        previous = max(0.1, min(ratio, 1.0))
-
-
-def rms(x: Tensor) -> float:
-    return x.double().square().mean().sqrt().item()
-
-
-def starts(low, high, seed=0, n=256, d=2):
-    generator = torch.Generator().manual_seed(seed)
-    return low + (high - low) * torch.rand(n, d, generator=generator)
-
-
-def exact(field, y0, end):
-    if isinstance(field, nn.Module):
-        double = Network.__new__(Network)
-        nn.Module.__init__(double)
-        double.layers = nn.ModuleList(
-            nn.Linear(a.in_features, a.out_features).double() for a in field.layers
-        )
-        double.load_state_dict(field.state_dict())
-        field = double
-    t = torch.tensor([0.0, end]).double()
-    return odeint(field, y0.double(), t, rtol=1e-10, atol=1e-11, method="dopri8")[-1]
-
-
-def calls(field):
-    """The field, and a list that grows by one a call."""
-    seen = []
-
-    def counted(t, y):
-        seen.append(1)
-        return field(t, y)
-
-    return counted, seen
 
 
 @torch.no_grad()
