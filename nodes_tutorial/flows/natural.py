@@ -73,8 +73,8 @@ class NaturalGradient:
     .. math:: \theta \leftarrow \theta + \eta\,(F + \lambda I)^{-1} g
 
     Here g is a running mean of the gradient of the mean log-likelihood and F one of
-    :math:`\frac1n\sum_i s_is_i^\top` with the scores :math:`s_i`, over the data. A step costs
-    :math:`O(np^2 + p^3)` for p weights.
+    :math:`\frac1n\sum_i s_is_i^\top` with the scores :math:`s_i`, over the data. Scores
+    longer than ten medians are shortened to that. A step costs :math:`O(np^2 + p^3)` for p weights.
 
     Args:
         flow: as for ``scores``.
@@ -111,7 +111,7 @@ class NaturalGradient:
         self.flow, self.damping, self.memory, self.momentum = flow, damping, memory, momentum
         self.weights = list(flow.parameters())
         sizes = [weight.numel() for weight in self.weights]
-        self.fisher = self.weights[0].new_zeros(sum(sizes), sum(sizes), requires_grad=False)
+        self.fisher = self.weights[0].new_zeros(sum(sizes), sum(sizes))
         self.gradient = self.fisher.new_zeros(sum(sizes))
         self.steps = 0
 
