@@ -152,7 +152,7 @@ def _try_step(field: Field, key: str, y: Tensor, k: Tensor, at: Tensor):
     y1 = rk_step(field, stage_times(t, h, settings.tableau.c, y), y, h.to(y.dtype), ks)
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
-        ratio = error_ratio(ks, size, h.abs(), settings.rtol, atol, settings.norm)
+        ratio = error_ratio(ks, size, settings.rtol, atol, settings.norm)
     return y1, ks.last(), ratio
 
 

@@ -61,7 +61,6 @@ class ErrorNorm:
 def error_ratio(
     ks: StageList | StageBuffer,
     size: Tensor,
-    length: float | Tensor,
     rtol: float,
     atol: Tensor,
     norm: ErrorNorm,
@@ -78,7 +77,6 @@ def error_ratio(
     Args:
         ks: stages of the step.
         size: s, the larger of the states' absolute values at its start and its end.
-        length: |h|; for a float the ratio is brought to the host, for a float64 tensor it stays.
         rtol: relative tolerance.
         atol: absolute tolerance, 0-d.
         norm: over the whole state or for each sample.
@@ -91,9 +89,7 @@ def error_ratio(
     if len(ks.tableau.error_rows) == 2:
         low = norm.total(ks.error(1).div_(scale))
         ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + 1e-37)) ** 0.5
-    if isinstance(length, float):
-        ratio = ratio.item()
-    return ratio * (length / norm.root_count(size))
+    return (ratio.item() if isinstance(ks.h, float) else ratio) / norm.root_count(size)
 
 
 def step_factor(ratio: float, previous: float, order: int) -> float:

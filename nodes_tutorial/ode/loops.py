@@ -76,9 +76,9 @@ def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
     nodes = tuple(dict.fromkeys(later))  # a time that two stages share is made once
     shared = itemgetter(0, *map(nodes.index, later))
 
-    def judge(ks, h, y1, size, atol):
+    def judge(ks, y1, size, atol):
         after = y1.abs()
-        ratio = error_ratio(ks, torch.maximum(size, after), abs(h), rtol, atol, norm)
+        ratio = error_ratio(ks, torch.maximum(size, after), rtol, atol, norm)
         return after, ratio
 
     if graph:
@@ -86,7 +86,7 @@ def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
 
     def trial(ks, t, h, y, size, atol):
         y1 = rk_step(field, shared(stage_times(t, h, nodes, y)), y, h, ks)
-        return y1, *judge(ks, h, y1, size, atol)
+        return y1, *judge(ks, y1, size, atol)
 
     return trial
 

@@ -47,9 +47,9 @@ class Span(NamedTuple):
 
     def tried(self, step: Tensor, left: Tensor, y: Tensor) -> Tensor:
         """The field ``h`` of a carry. Products with a tensor of the state's shape are cheaper."""
-        h = torch.minimum(step, left).to(y.dtype)
+        h = torch.minimum(step, left)
         h = h if self.sign > 0.0 else -h
-        return h.expand_as(y).contiguous() if h.dim() else h
+        return torch.empty_like(y).copy_(h) if h.dim() else h.to(y.dtype)
 
 
 class MaskedStep(Step):
@@ -107,7 +107,7 @@ def attempt(
     y1 = rk_step(field, times, y, carry.h, ks)
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
-        ratio = error_ratio(ks, size, step, settings.rtol, span.atol, settings.norm)
+        ratio = error_ratio(ks, size, settings.rtol, span.atol, settings.norm).double()
         accept = ratio <= 1.0
         factor, gain, trend = step_factors(ratio, carry.gain, carry.trend, tableau.error_order)
         grown, cut = step * factor, accept & (step < carry.step)
@@ -126,7 +126,7 @@ def attempt(
 
 
 def per_sample_steps(
-    field: Field, y: Tensor, t0: float, t1: float, settings: Settings, counts: dict
+    field: Field, y: Tensor, t0: float, t1: float, settings: Settings
 ) -> Iterator[Step]:
     """Rounds of one attempted step for every sample, until all have arrived at t1.
 
@@ -137,12 +137,9 @@ def per_sample_steps(
     smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
     graph = settings.term_by_term or wants_graph(y, carry.k)
     ks = new_stages(settings.tableau, carry.k, graph, own_steps=True)
-    counts["accepted"] = counts["rejected"] = torch.zeros_like(carry.left, dtype=torch.int64)
     for attempts in range(1, settings.max_steps + 1):
         before = carry
         carry, accept = attempt(field, ks, before, span, settings)
-        counts["accepted"] = counts["accepted"] + (carry.left < before.left)
-        counts["rejected"] = counts["rejected"] + ~accept
         yield MaskedStep(span, before.left, carry.left, before.h, before.y, carry.y, ks, accept)
         ks.put(0, carry.k)
         if not carry.left.any().item():

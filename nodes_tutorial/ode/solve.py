@@ -27,7 +27,7 @@ def iterate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Ite
         return fixed_steps(problem.field, problem.y0, outputs, settings, counts)
     if settings.norm.per_sample:
         ends = outputs[0], outputs[-1]
-        return per_sample_steps(problem.field, problem.y0, *ends, settings, counts)
+        return per_sample_steps(problem.field, problem.y0, *ends, settings)
     if settings.compile:
         from nodes_tutorial.ode.compiled import compiled_trial
 
@@ -179,9 +179,10 @@ def solve(
     if settings.fixed:
         check_finite(y, problem, settings)
     if problem.per_sample:
-        accepted, rejected = accepted.flatten(), rejected.flatten()
         times = torch.stack([step.t.flatten() for step in kept])
         sizes = torch.stack([(step.t1 - step.t).flatten() for step in kept])
+        accepted = (sizes != 0.0).sum(0)
+        rejected = sum(~step.accept.flatten() for step in kept)
     else:
         times, sizes = torch.tensor([(s.t, s.h) for s in kept], dtype=torch.float64).unbind(-1)
     return Solution(

@@ -54,12 +54,14 @@ class StageList:
         return y + h * total
 
     def error(self, which: int) -> Tensor:
-        """An error estimate of the tableau, ``(b - b_hat) @ k``."""
-        total = torch.zeros_like(self.ks[0])
-        for weight, k in zip(self.tableau.error_rows[which], self.ks, strict=False):
+        """An error estimate of the tableau, ``h * (b - b_hat) @ k``."""
+        ks, h, row = self.ks, self.h, self.tableau.error_rows[which]
+        scale = h if isinstance(h, float) else 1.0
+        total = torch.zeros_like(ks[0])
+        for weight, k in zip(row, ks, strict=False):
             if weight:
-                total = torch.add(total, k, alpha=weight)
-        return total
+                total = torch.add(total, k, alpha=scale * weight)
+        return total if isinstance(h, float) else total * h
 
     def stacked(self) -> Tensor:
         return torch.stack(self.ks)
@@ -78,16 +80,17 @@ class StageBuffer:
         self.array = first.new_empty((1 + stages, *first.shape))
         self.state, *self.views = self.array.unbind()
         self.views[0].copy_(first)
-        self.ones, self.scaled, counts, errors = _weights(tableau, first.dtype, first.device)
+        self.ones, self.scaled, counts = _weights(tableau, first.dtype, first.device)
         self.weights = self.ones + self.scaled
         size, (row, *inner) = first.shape, self.array.stride()
 
-        def columns(start: int, count: int) -> Tensor:
-            return self.array.as_strided((*size, count), (*inner, row), start * row)
+        def columns(count: int) -> Tensor:
+            return self.array.as_strided((*size, count), (*inner, row))
 
         parts = zip(counts, self.weights.split(counts), strict=True)
-        self.rows = [None, None, *((columns(0, n), weights) for n, weights in parts)]
-        self.error_rows = [(columns(1, tableau.stages), weights) for weights in errors]
+        rows = [(columns(count), weights) for count, weights in parts]
+        cut = len(rows) - len(tableau.error_rows)
+        self.rows, self.error_rows = [None, None, *rows[:cut]], rows[cut:]
 
     def put(self, i: int, k: Tensor) -> None:
         self.views[i].copy_(k)
@@ -99,6 +102,7 @@ class StageBuffer:
         self.views[0].copy_(self.last())
 
     def start(self, y: Tensor, h: float) -> Tensor:
+        self.h = h
         self.state.copy_(y)
         torch.add(self.ones, self.scaled, alpha=h, out=self.weights)
         return torch.add(y, self.views[0], alpha=h * self.tableau.a[0][0])
@@ -121,40 +125,55 @@ class StageBuffer:
 
 
 class OwnStepBuffer(StageBuffer):
-    """Stages of samples with a step each, which is multiplied to the combination.
+    """Stages of samples with a step each, stored as h k; so the weights never change.
 
-    The state's place stays zero; it is added last.
+    The step has the shape of the state.
     """
 
     def __init__(self, tableau: Tableau, first: Tensor):
         super().__init__(tableau, first)
-        self.state.zero_()
+        self.first = first
+
+    def put(self, i: int, k: Tensor) -> None:
+        if i == 0:
+            self.first = k
+            return
+        self.latest = k
+        torch.mul(k, self.h, out=self.views[i])
+
+    def last(self) -> Tensor:
+        return self.latest
 
     def start(self, y: Tensor, h: Tensor) -> Tensor:
-        self.y, self.h = y, h
-        return torch.addcmul(y, self.views[0], h, value=self.tableau.a[0][0])
+        self.h = h
+        self.state.copy_(y)
+        torch.mul(self.first, h, out=self.views[0])
+        return torch.add(y, self.views[0], alpha=self.tableau.a[0][0])
 
     def follow(self, i: int, k: Tensor) -> Tensor:
-        return torch.addcmul(self.y, super().follow(i, k), self.h)
+        torch.mul(k, self.h, out=self.views[i])
+        columns, row = self.rows[i + 1]
+        return torch.matmul(columns, row)
 
-    def combine(self, i: int) -> Tensor:
-        return torch.addcmul(self.y, super().combine(i), self.h)
+    def stacked(self) -> Tensor:
+        return self.array[1:] / self.h
 
 
 @lru_cache(maxsize=64)
 def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> tuple:
-    """Weights of the combinations from the third on: what a step leaves alone, what it scales.
+    """Weights of the combinations from the third on, then of the error estimates, in one vector.
 
-    Then how many weights each has, and the weights of the error estimates.
+    First what a step leaves alone, then what it scales; and how many weights each has.
     """
     rows = [*tableau.a[1:], tableau.b, *tableau.extra_a]
     if tableau.fsal and not tableau.extra_a:
         rows.remove(tableau.b)  # the last row of a once more
     ones = [float(i == 0) for row in rows for i in range(1 + len(row))]
+    rows += tableau.error_rows
     scaled = [weight for row in rows for weight in (0.0, *row)]
+    ones += [0.0] * (len(scaled) - len(ones))
     new = partial(torch.tensor, dtype=dtype, device=device)
-    counts = [1 + len(row) for row in rows]
-    return new(ones), new(scaled), counts, [new(row) for row in tableau.error_rows]
+    return new(ones), new(scaled), [1 + len(row) for row in rows]
 
 
 def new_stages(

@@ -222,10 +222,11 @@ def test_augmented_flow_forgets_nothing(dims, measured):
 
 @pytest.mark.parametrize("dims", [0, 2])
 def test_matches_a_time_mlp_solved_by_hand(dims):
-    net = AugmentedODE(2, dims, hidden=(8,), generator=rng(8), dtype=torch.float64, **TIGHT)
+    tighter = {"rtol": 1e-11, "atol": 1e-13}  # a kink of the field costs two digits
+    net = AugmentedODE(2, dims, hidden=(8,), generator=rng(8), dtype=torch.float64, **tighter)
     field = TimeMLP(2 + dims, [8], "relu", rng(8), dtype=torch.float64)
     x = torch.randn(5, 2, generator=rng(9), dtype=torch.float64)
-    by_hand = odeint(field, pad(x, dims), ENDS, **TIGHT)[-1]
+    by_hand = odeint(field, pad(x, dims), ENDS, **tighter)[-1]
     torch.testing.assert_close(net.states(x, ENDS)[-1], by_hand)
     assert net(x).shape == (5, 1)
 

@@ -220,7 +220,7 @@ def test_steps_settle_on_a_circle(name, measured):
     _, stages = one_step(lambda t, y: y @ turn, method, 0.0, start, h)
 
     def ratio(which):
-        return float(h * stages.error(which).norm() / math.sqrt(2) / atol)
+        return float(stages.error(which).norm() / math.sqrt(2) / atol)
 
     r = ratio(0)
     if method.b_error_low is not None:
