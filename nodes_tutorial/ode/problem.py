@@ -76,6 +76,10 @@ class Problem:
             self.checked = True
         return self.pack(slopes)
 
+    def first_slope(self) -> Tensor:
+        """The field at the start, checked to fit the state."""
+        return check_slope(self.field(self.field_time(self.t[0]), self.y0), self.y0)
+
     def field_time(self, t: Tensor) -> Tensor:
         """A time as the field takes it."""
         t = t.detach().to(self.y0.dtype)

@@ -12,7 +12,7 @@ from nodes_tutorial.ode.gather import Gather
 from nodes_tutorial.ode.loops import Settings, adaptive_steps, fixed_steps, rms, wants_graph
 from nodes_tutorial.ode.per_sample import per_sample_steps
 from nodes_tutorial.ode.problem import Problem, State, make_settings
-from nodes_tutorial.ode.step import Step, check_slope
+from nodes_tutorial.ode.step import Step
 
 
 def iterate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Iterator[Step]:
@@ -43,7 +43,13 @@ def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> T
         from nodes_tutorial.ode import compiled
 
         whole = compiled.integrate_fixed if settings.fixed else compiled.integrate_adaptive
-        y = whole(problem, settings)
+        try:
+            y = whole(problem, settings)
+        except SolverError:
+            raise
+        except Exception:
+            problem.first_slope()  # says what is wrong with the field, if that is it
+            raise
         if settings.fixed:
             check_finite(y, problem, settings)
         return y
@@ -57,9 +63,10 @@ def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> T
 
 
 def _differentiable(problem: Problem) -> bool:
-    """Whether a gradient may be wanted; what the field returns is checked on the way."""
-    y = problem.y0
-    return wants_graph(y, check_slope(problem.field(problem.field_time(problem.t[0]), y), y))
+    """Whether a gradient may be wanted; to know that takes an evaluation where one could be."""
+    if not torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return wants_graph(problem.y0, problem.first_slope())
 
 
 def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:
