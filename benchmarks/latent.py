@@ -22,8 +22,8 @@ from harness import Row, Times, report
 from torch import Tensor, nn
 
 from nodes_tutorial.data.timeseries import Series, collate, observe, periodic
-from nodes_tutorial.ode.latent import ODERNN, LatentODE
-from nodes_tutorial.ode.stack import Stack
+from nodes_tutorial.nets.stack import Stack
+from nodes_tutorial.ode.latent.model import ODERNN, LatentODE
 
 torch.set_num_threads(1)
 BATCH, SAMPLES, LATENT, HIDDEN, WIDTH, NOISE = 50, 3, 6, 20, 50, 0.1

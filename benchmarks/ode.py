@@ -18,8 +18,8 @@ from ode_problems import Network, bare_loop, exact, lotka_volterra, rms, starts,
 from torch import Tensor
 
 from nodes_tutorial.ode import odeint, solve
-from nodes_tutorial.ode.problem import Problem, make_settings
-from nodes_tutorial.ode.solve import iterate
+from nodes_tutorial.ode.solvers.problem import Problem, make_settings
+from nodes_tutorial.ode.solvers.solution import iterate
 
 torch.set_num_threads(1)
 TOL = dict(rtol=1e-5, atol=1e-5)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nodes_tutorial import data
 from nodes_tutorial.nets import count_parameters
-from nodes_tutorial.ode.nets import Classifier, ODENet, ResNet, RKNet
+from nodes_tutorial.ode.odenet.classifiers import Classifier, ODENet, ResNet, RKNet
 from nodes_tutorial.training import fit
 
 LAYOUT = {"width": 16, "groups": 4}

@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.nets import MLP, count_parameters
-from nodes_tutorial.ode.forecast import LSTMForecast
-from nodes_tutorial.ode.goku import GOKUNet, Path
-from nodes_tutorial.ode.identify import PartlyKnown
-from nodes_tutorial.ode.sequences import (
+from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
+from nodes_tutorial.ode.known_unknowns.goku import GOKUNet, Path
+from nodes_tutorial.ode.known_unknowns.partly_known import PartlyKnown
+from nodes_tutorial.ode.known_unknowns.sequences import (
     Sequences,
     cardiovascular_sequences,
     pendulum_sequences,
 )
-from nodes_tutorial.ode.systems import cardiovascular, cardiovascular_signals, pendulum
+from nodes_tutorial.ode.known_unknowns.systems import (
+    cardiovascular,
+    cardiovascular_signals,
+    pendulum,
+)
 from nodes_tutorial.training import fit
 
 SYSTEMS = ("pendulum", "friction", "cvs")

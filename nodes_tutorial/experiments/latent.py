@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from nodes_tutorial.data.timeseries import FRACTIONS, Series, observe, periodic, spirals
 from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.nets import count_parameters
-from nodes_tutorial.ode.latent import ODERNN, LatentODE
-from nodes_tutorial.ode.latent_baselines import RNNVAE, DeltaRNN
+from nodes_tutorial.ode.latent.baselines import RNNVAE, DeltaRNN
+from nodes_tutorial.ode.latent.model import ODERNN, LatentODE
 from nodes_tutorial.training import fit
 
 DATASETS = ("periodic-code", "periodic-paper", "spirals")

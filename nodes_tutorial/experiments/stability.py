@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from nodes_tutorial.data import labelled2d
 from nodes_tutorial.experiments.record import Clock, check, provenance
-from nodes_tutorial.ode.multilevel import Level, Objective, train_blocks
-from nodes_tutorial.ode.newton import Classifier
-from nodes_tutorial.ode.stable import (
+from nodes_tutorial.ode.stability.multilevel import Level, Objective, train_blocks
+from nodes_tutorial.ode.stability.networks import (
     AntisymmetricNet,
     LeapfrogNet,
     PlainNet,
     StableNet,
     VerletNet,
 )
+from nodes_tutorial.ode.stability.newton import Classifier
 from nodes_tutorial.training import fit
 
 DATASETS = ("ellipses", "swissroll", "peaks")

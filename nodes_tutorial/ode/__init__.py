@@ -1,12 +1,36 @@
-"""Ordinary differential equations: solvers, their gradients, and networks made of them."""
+"""Ordinary differential equations: solvers, their gradients, and networks made of them.
 
-from nodes_tutorial.ode.block import ODEBlock
-from nodes_tutorial.ode.control import SolverError
-from nodes_tutorial.ode.nets import ODENet, ResNet, RKNet
+One folder for each chapter; ``adjoint`` and ``coupled`` are single modules. Read ``odeint`` first:
+it joins the solvers with their gradients. :func:`odeint` returns the states, :func:`solve` also the
+steps and the dense output.
+"""
+
+import sys
+
+from nodes_tutorial.ode import (
+    adjoint,
+    augmented,
+    coupled,
+    known_unknowns,
+    latent,
+    odenet,
+    residual,
+    solvers,
+    stability,
+)
+from nodes_tutorial.ode.known_unknowns import goku
 from nodes_tutorial.ode.odeint import odeint, odeint_adjoint
+from nodes_tutorial.ode.odenet import ODEBlock, ODENet, ResNet, RKNet
 from nodes_tutorial.ode.residual import ResidualNet
-from nodes_tutorial.ode.solve import Solution, solve
-from nodes_tutorial.ode.tableaus import METHODS, Tableau
+from nodes_tutorial.ode.solvers import METHODS, Solution, SolverError, Tableau, solve
+from nodes_tutorial.ode.stability import networks as stable
+from nodes_tutorial.ode.stability import symplectic
+
+nets = odenet
+
+# names under which these modules can be imported as well
+for _name in ("goku", "nets", "stable", "symplectic"):
+    sys.modules[f"{__name__}.{_name}"] = globals()[_name]
 
 __all__ = [
     "METHODS",
@@ -18,7 +42,20 @@ __all__ = [
     "Solution",
     "SolverError",
     "Tableau",
+    "adjoint",
+    "augmented",
+    "coupled",
+    "goku",
+    "known_unknowns",
+    "latent",
+    "nets",
     "odeint",
     "odeint_adjoint",
+    "odenet",
+    "residual",
     "solve",
+    "solvers",
+    "stability",
+    "stable",
+    "symplectic",
 ]

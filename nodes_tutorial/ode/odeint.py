@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nodes_tutorial.ode.gradient import Adjoint, Checkpoint, find_parameters
-from nodes_tutorial.ode.problem import Problem, State, make_settings
-from nodes_tutorial.ode.solve import integrate
+from nodes_tutorial.ode.adjoint import Adjoint, Checkpoint, find_parameters
+from nodes_tutorial.ode.solvers.problem import Problem, State, make_settings
+from nodes_tutorial.ode.solvers.solution import integrate
 
 
 def odeint(

@@ -13,8 +13,8 @@ import torch
 from nodes_tutorial import nets
 from nodes_tutorial.flows import CNF, Flow, StandardNormal
 from nodes_tutorial.ode import METHODS
-from nodes_tutorial.ode.stages import StageList
-from nodes_tutorial.ode.step import rk_step, stage_times
+from nodes_tutorial.ode.solvers.stages import StageList
+from nodes_tutorial.ode.solvers.step import rk_step, stage_times
 
 DIM, STEPS = 3, 5
 FIELD = nets.TimeMLP(DIM, [16, 16], generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from nodes_tutorial import linalg, nets, tangents
+from nodes_tutorial import linalg, nets
 from nodes_tutorial.flows import PlanarField, trace
 from nodes_tutorial.flows.field import HasTangents, value_and_products
+from nodes_tutorial.nets import tangents
 
 F64 = torch.float64
 TIME = torch.tensor(0.3, dtype=F64)

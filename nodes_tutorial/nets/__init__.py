@@ -1,0 +1,19 @@
+"""Small networks: the fields and maps that the chapters train.
+
+Read :class:`MLP` first; :class:`TimeMLP` adds the time, :class:`Stack` trains many copies at once,
+and ``tangents`` carries a derivative through a network beside its value.
+"""
+
+from nodes_tutorial.nets.mlp import ACTIVATIONS, MLP, TimeMLP, count_parameters, reset_parameters
+from nodes_tutorial.nets.stack import Generators, Stack, sources
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Generators",
+    "Stack",
+    "TimeMLP",
+    "count_parameters",
+    "reset_parameters",
+    "sources",
+]

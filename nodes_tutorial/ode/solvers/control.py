@@ -1,0 +1,216 @@
+"""How long the next step may be: error norm, PI controller, first step."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nodes_tutorial.ode.solvers.stages import StageBuffer, StageList
+from nodes_tutorial.ode.solvers.step import Field, stage_times
+
+SAFETY, SHRINK, GROW, FIRST = 0.9, 0.2, 10.0, 0.3
+ALPHA, BETA, FLOOR = 0.85, 0.2, 0.1
+
+
+class SolverError(RuntimeError):
+    """The solver cannot go on.
+
+    Attributes:
+        t: time reached.
+        step: size of the step that failed.
+        norm: root mean square of the state there.
+    """
+
+    def __init__(self, reason: str, t: float, step: float, norm: float):
+        super().__init__(
+            f"{reason} at t = {t:.6g}, step {step:.3g}, RMS norm of the state {norm:.3g}"
+        )
+        self.t, self.step, self.norm = t, step, norm
+
+
+class ErrorNorm:
+    r"""Root mean square, over the whole state or for each sample.
+
+    Args:
+        per_sample: one norm for each element of the first dimension.
+        size: how many leading entries of a flat state, or of a sample's row, count; all by default.
+    """
+
+    def __init__(self, per_sample: bool = False, size: int | None = None):
+        self.per_sample, self.size = per_sample, size
+
+    def total(self, x: Tensor) -> Tensor:
+        """Root of the sum of squares."""
+        if self.size is not None:
+            x = x[..., : self.size]
+        if self.per_sample and x.dim() > 1:
+            return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+        if self.per_sample:
+            return x.abs()
+        return torch.linalg.vector_norm(x)
+
+    def root_count(self, x: Tensor) -> float:
+        """Root of the number of entries that one norm runs over."""
+        count = x.numel() // (len(x) if self.per_sample else 1)
+        return math.sqrt(max(1, count if self.size is None else self.size))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.total(x) / self.root_count(x)
+
+
+def error_ratio(
+    ks: StageList | StageBuffer,
+    size: Tensor,
+    rtol: float,
+    atol: Tensor,
+    norm: ErrorNorm,
+) -> float | Tensor:
+    r"""Estimated error of a step over what is allowed; the step stands when it is at most 1.
+
+    .. math:: r = \left\| \frac{h \sum_i (b_i - \hat b_i) k_i}
+        {\mathrm{atol} + \mathrm{rtol}\, s} \right\|_{\mathrm{RMS}},
+        \qquad s = \max(|y_0|, |y_1|)
+
+    ``dopri8`` has two estimates, of order 5 and 3, and :math:`r = |h| r_5^2 /
+    \sqrt{r_5^2 + 0.01 r_3^2}` is of order 8.
+
+    Args:
+        ks: stages of the step.
+        size: s, the larger of the states' absolute values at its start and its end.
+        rtol: relative tolerance.
+        atol: absolute tolerance, 0-d.
+        norm: over the whole state or for each sample.
+
+    Chapter: def-error-ratio
+    References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
+    """
+    scale = torch.add(atol, size, alpha=rtol)
+    ratio = norm.total(ks.error(0).div_(scale))
+    if len(ks.tableau.error_rows) == 2:
+        low = norm.total(ks.error(1).div_(scale))
+        ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + 1e-37)) ** 0.5
+    return (ratio.item() if isinstance(ks.h, float) else ratio) / norm.root_count(size)
+
+
+def step_factor(ratio: float, previous: float, order: int) -> float:
+    r"""Factor from this step to the next, by a proportional–integral controller.
+
+    .. math:: 0.9\, r_n^{-0.85/(q+1)}\, \max(r_{n-1}, 0.1)^{0.2/(q+1)}
+        \quad\text{within } [0.2, 10]
+
+    Before the first accepted step there is no trend, and the factor is the elementary
+    :math:`0.9\, r_n^{-1/(q+1)}`. The floor 0.1 keeps a step that was much too short from holding
+    back the next but one.
+
+    Args:
+        ratio: error ratio of the step just tried.
+        previous: error ratio of the last accepted step, 0 if there is none.
+        order: q, the ``error_order`` of the tableau.
+
+    Chapter: prop-pi-controller
+    References: Hairer and Wanner (1996), section IV.2; Gustafsson (1991).
+    """
+    if not math.isfinite(ratio):
+        return SHRINK
+    k, ratio = order + 1, max(ratio, 1e-10)
+    if previous == 0.0:
+        factor = SAFETY * ratio ** (-1 / k)
+    else:
+        factor = SAFETY * ratio ** (-ALPHA / k) * max(previous, FLOOR) ** (BETA / k)
+    return min(GROW, max(SHRINK, factor))
+
+
+def step_factors(
+    ratio: Tensor, gain: Tensor, trend: Tensor, order: int
+) -> tuple[Tensor, float, Tensor]:
+    r"""The factors of :func:`step_factor` for many steps: :math:`0.9 e^{g\log r_n + \tau}`.
+
+    Powers are taken by logarithms, because a power costs three times as much. Eight bits of a
+    factor are enough, and it is rounded to them: the last bits of a logarithm depend on an entry's
+    place in its tensor, and a sample must not feel its batch mates.
+
+    Args:
+        ratio: error ratios r of the steps just tried.
+        gain: g, at first :math:`-1/(q+1)`.
+        trend: τ, at first 0.
+        order: q, the ``error_order`` of the tableau.
+
+    Returns:
+        The factors, and the gain and the trend after this step if it is accepted.
+
+    Chapter: prop-pi-controller
+    """
+    k = order + 1
+    log = ratio.clamp(min=1e-10).log_()
+    factor = torch.addcmul(trend, gain, log).exp_().mul_(SAFETY)
+    factor = factor.nan_to_num_(nan=SHRINK).clamp_(SHRINK, GROW).bfloat16()
+    return factor, -ALPHA / k, log.clamp_(min=math.log(FLOOR)).mul_(BETA / k)
+
+
+def initial_step(
+    field: Field,
+    t: float | Tensor,
+    y: Tensor,
+    k: Tensor,
+    direction: float,
+    order: int,
+    rtol: float,
+    atol: Tensor,
+    norm: ErrorNorm,
+) -> float | Tensor:
+    r"""Signed first step, from the sizes of y, y′ and an estimate of y″; one evaluation.
+
+    .. math:: h = \left( \frac{0.3}{\max(\|y'\|, \|y''\|)} \right)^{1/(q+1)}
+
+    The source has 0.01 in place of 0.3. Then the first step is hardly ever rejected, but two times
+    too short, which tells where a solve has few steps.
+
+    Args:
+        field: ``f(t, y)``.
+        t: start time; a float gives a float, a float64 tensor that broadcasts against ``y`` a
+            tensor of its shape.
+        y: state there.
+        k: ``f(t, y)``.
+        direction: 1 or -1.
+        order: q, the ``error_order`` of the tableau.
+        rtol: relative tolerance.
+        atol: absolute tolerance, 0-d.
+        norm: the error norm, which also decides between one step and one for each sample.
+
+    References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".
+    """
+    scale, on_host = torch.add(atol, y.abs(), alpha=rtol), isinstance(t, float)
+    root = norm.root_count(y)
+
+    def size(x):
+        total = norm.total(x / scale)
+        return total.item() / root if on_host else total.double() / root
+
+    slope = size(k)
+    trial = _trial_step(size(y), slope)
+    h = direction * trial
+    moved = torch.add(y, k, alpha=h) if on_host else y + h.to(y.dtype) * k
+    ahead = field(stage_times(t, h, (1.0,), y)[0], moved)
+    return direction * _step_by_slopes(trial, slope, size(ahead - k) / trial, order)
+
+
+def _trial_step(size: float | Tensor, slope: float | Tensor) -> float | Tensor:
+    """A step that changes y by a hundredth."""
+    if isinstance(size, float):
+        return 1e-6 if min(size, slope) < 1e-5 else 0.01 * size / slope
+    tiny = torch.minimum(size, slope) < 1e-5
+    return torch.where(tiny, 1e-6, 0.01 * size / slope.clamp(min=1e-5))
+
+
+def _step_by_slopes(
+    trial: float | Tensor, slope: float | Tensor, curve: float | Tensor, order: int
+) -> float | Tensor:
+    power = 1 / (order + 1)
+    if isinstance(trial, float):
+        steepest = max(curve, slope)  # in this order NaN comes through
+        step = max(trial * 1e-3, 1e-6) if steepest <= 1e-15 else (FIRST / steepest) ** power
+        return min(100 * trial, step)
+    steepest = torch.maximum(slope, curve)
+    by_curve = (FIRST / steepest.clamp(min=1e-15)) ** power
+    step = torch.where(steepest <= 1e-15, (trial * 1e-3).clamp(min=1e-6), by_curve)
+    return torch.minimum(100 * trial, step).bfloat16().double()

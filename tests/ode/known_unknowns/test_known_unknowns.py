@@ -1,0 +1,499 @@
+"""Claims of the chapter on known unknowns: what a sequence tells of an equation it obeys."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from scipy.special import ellipk
+from torch import nn
+
+from nodes_tutorial.nets import MLP
+from nodes_tutorial.ode import odeint
+from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
+from nodes_tutorial.ode.known_unknowns.goku import GOKUNet
+from nodes_tutorial.ode.known_unknowns.partly_known import PartlyKnown, grounding_loss, identify
+from nodes_tutorial.ode.known_unknowns.sequences import cardiovascular_sequences, pendulum_sequences
+from nodes_tutorial.ode.known_unknowns.systems import (
+    GRAVITY,
+    cardiovascular,
+    cardiovascular_signals,
+    pendulum,
+    render_rod,
+    semi_implicit_pendulum,
+)
+
+TIGHT = {"rtol": 1e-11, "atol": 1e-12, "method": "dopri8"}
+F64 = torch.float64
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def films(n=6, steps=200, end=2.5, friction=0.0, seed=0):
+    """Times, states and lengths of pendulums, solved tightly."""
+    draw = torch.rand(n, 3, generator=rng(seed), dtype=F64)
+    theta, t = 1 + draw[:, :1], torch.linspace(0, end, steps, dtype=F64)
+    z0 = (2 * draw[:, 1:] - 1) * torch.tensor([0.5, 1.0], dtype=F64) + 0.1
+    z = odeint(lambda t, z: pendulum(t, z, theta, friction=friction), z0, t, **TIGHT)
+    return t, z.transpose(0, 1), theta
+
+
+# --- what a trajectory tells --------------------------------------------------------------------
+
+
+@pytest.mark.claim("thm-unknowns-identifiable")
+def test_parameters_from_a_trajectory_and_the_kernel_of_the_gram_matrix(measured):
+    """A field that is affine in three parameters, of which two enter through their sum alone."""
+    t, z, _ = films(4)
+    truth = torch.tensor([0.7, -1.3, 0.4], dtype=F64)
+    f0 = torch.stack([z[..., 1], -(z[..., 0] ** 3)], -1)
+    columns = [z**2, z**2, torch.stack([z[..., 1].sin(), z[..., 0]], -1)]
+    design = torch.stack(columns, -1)
+    slope = f0 + design @ truth
+    _, gram = identify(design[..., 1:], slope - f0, t)
+    found, _ = identify(design[..., 1:], slope - f0, t)
+    both = torch.tensor([truth[0] + truth[1], truth[2]], dtype=F64)
+    assert measured((found - both).abs().max(), "sum and third parameter") < 1e-9
+    assert torch.linalg.eigvalsh(gram).min() > 1e-6
+    full = torch.trapezoid(design.mT @ design, t, dim=-3)
+    kernel = torch.tensor([1.0, -1.0, 0.0], dtype=F64)
+    assert (full @ kernel).abs().max() < 1e-12
+    moved = f0 + design @ (truth + 5 * kernel)
+    assert measured((moved - slope).abs().max(), "field moved along the kernel") < 1e-12
+    assert (f0 + design @ (truth + 0.1) - slope).abs().max() > 1e-2  # not along the kernel
+
+
+@pytest.mark.claim("cor-unknowns-pendulum")
+@pytest.mark.parametrize("friction", [0.0, 0.7])
+def test_length_and_friction_from_the_angle(friction, measured):
+    """Angle alone, its derivatives by high-order differences of a tight scipy solution."""
+    length, h = 1.6, 1e-3
+    t = np.arange(0, 2.5, h)
+    run = solve_ivp(
+        lambda t, z: [z[1], -GRAVITY / length * np.sin(z[0]) - friction * z[1]],
+        (0, 2.5), [0.4, -0.8], "DOP853", t, rtol=1e-12, atol=1e-13,
+    )  # fmt: skip
+    angle = torch.from_numpy(run.y[0])
+    speed = (angle[:-4] - 8 * angle[1:-3] + 8 * angle[3:-1] - angle[4:]) / (12 * h)
+    outer, middle = angle[:-4] + angle[4:], angle[1:-3] + angle[3:-1]
+    bend = (16 * middle - outer - 30 * angle[2:-2]) / (12 * h**2)
+    design = torch.stack([-GRAVITY * angle[2:-2].sin(), -speed], -1)[:, None]
+    found, gram = identify(design, bend[:, None], torch.from_numpy(t[2:-2]))
+    # 1e-6: second differences of a solution known to 1e-12
+    assert measured((1 / found[0] - length).abs(), "length from the angle") < 1e-5
+    assert measured((found[1] - friction).abs(), "friction from the angle") < 1e-5
+    assert torch.linalg.eigvalsh(gram).min() > 1e-2
+
+
+@pytest.mark.claim("cor-unknowns-pendulum")
+def test_two_lengths_never_share_a_moving_trajectory_and_gravity_hides(measured):
+    t, z, theta = films(5)
+    same = pendulum(t, z, theta[:, None])
+    for other in (0.99, 1.01):  # the field along the trajectory differs somewhere
+        gap = (pendulum(t, z, other * theta[:, None]) - same).abs().amax((1, 2))
+        assert (gap > 1e-3).all()
+    rest = torch.zeros(7, 2, dtype=F64)
+    rest[:, 0] = math.pi * torch.arange(7, dtype=F64)  # equilibria tell nothing
+    one, two = (pendulum(t, rest, torch.tensor([v], dtype=F64)) for v in (1.0, 2.0))
+    assert measured((one - two).abs().max(), "fields of two lengths at rest") < 1e-13
+    # g and l through their ratio: design with both as parameters of -(g/l) sin is one column
+    angle = z[..., 0]
+    for factor in (0.5, 3.0):
+        hidden = -(factor * GRAVITY) / (factor * theta) * angle.sin()
+        assert (hidden - same[..., 1]).abs().max() < 1e-13
+
+
+@pytest.mark.claim("prop-unknowns-symmetry")
+def test_mirrored_pendulum_gives_the_same_films_and_labels_tell(measured):
+    t, z, theta = films(5)
+    mirrored = odeint(lambda t, y: pendulum(t, y, theta), -z[:, 0], t, **TIGHT).transpose(0, 1)
+    assert measured((mirrored + z).abs().max(), "solution from the mirrored start") < 1e-9
+    pictures = render_rod(z[..., 0])
+    turned = render_rod(-mirrored[..., 0])  # the emission that undoes the mirror
+    assert measured((turned - pictures).abs().max(), "films of both models") < 1e-8
+    flipped = render_rod(mirrored[..., 0]).view(5, -1, 16, 16).flip(-1).flatten(2)
+    assert (flipped - pictures).abs().max() < 1e-8  # which is the mirror image
+    mask = torch.rand(z.shape[:2], generator=rng(3)) < 0.02
+    expected = 4 * z[mask].square().sum(-1).mean()
+    found = grounding_loss(mirrored, z, mask)
+    assert measured((found - expected).abs(), "grounding loss of the mirror") < 1e-9
+    assert expected > 0.1 and grounding_loss(z, z, mask) == 0
+    # reflecting the angle alone is no symmetry
+    half = z[:, 0] * torch.tensor([-1.0, 1.0], dtype=F64)
+    wrong = odeint(lambda t, y: pendulum(t, y, theta), half, t, **TIGHT).transpose(0, 1)
+    assert (wrong[..., 0] + z[..., 0]).abs().max() > 0.1
+
+
+@pytest.mark.claim("prop-unknowns-symmetry")
+def test_scale_is_free_when_the_equation_is_linear_and_nearly_free_otherwise(measured):
+    t, z, theta = films(5)
+    omega = (GRAVITY / theta).sqrt()
+    phase = omega * t
+
+    def linear(z0):
+        return z0[:, :1] * phase.cos() + z0[:, 1:] / omega * phase.sin()
+
+    exact = odeint(
+        lambda t, y: torch.stack([y[:, 1], -GRAVITY / theta[:, 0] * y[:, 0]], -1),
+        3 * z[:, 0], t, **TIGHT,
+    )  # fmt: skip
+    error = exact[..., 0].T - 3 * linear(z[:, 0])
+    assert measured(error.abs().max(), "tripled small swing") < 1e-8
+    tripled = odeint(lambda t, y: pendulum(t, y, theta), 3 * z[:, 0], t, **TIGHT)[..., 0].T
+    assert (tripled - 3 * z[..., 0]).abs().max() > 0.1  # the sine sees the amplitude
+    mask = torch.ones(z.shape[:2], dtype=torch.bool)
+    gap = grounding_loss(3 * z, z, mask) - 4 * z.square().sum(-1).mean()
+    assert gap.abs() < 1e-12
+
+
+@pytest.mark.claim("prop-unknowns-period")
+@pytest.mark.parametrize("amplitude", [0.1, 0.5236, 0.7, 2.0])
+def test_period_of_a_pendulum(amplitude, measured):
+    length = 1.7
+    k2 = math.sin(amplitude / 2) ** 2
+    period = 4 * math.sqrt(length / GRAVITY) * ellipk(k2)  # scipy's argument is k²
+    t = torch.tensor([0, period / 4, period / 2, period], dtype=F64)
+    theta = torch.tensor([[length]], dtype=F64)
+    z0 = torch.tensor([[amplitude, 0.0]], dtype=F64)
+    z = odeint(lambda t, z: pendulum(t, z, theta), z0, t, **TIGHT)[:, 0]
+    assert measured(z[1, 0].abs(), "angle after a quarter period") < 1e-8
+    assert measured((z[2] + z0[0]).abs().max(), "half a period") < 1e-8
+    assert measured((z[3] - z0[0]).abs().max(), "a period") < 1e-8
+    small = 2 * math.pi * math.sqrt(length / GRAVITY)
+    series = small * (1 + amplitude**2 / 16 + 11 * amplitude**4 / 3072)
+    assert small < period and abs(series - period) < 0.01 * amplitude**6 * small
+    assert abs(small - period) > 0.9 * small * amplitude**2 / 16
+    if amplitude == 0.7:
+        assert (period / small) ** 2 < 1.065
+
+
+@pytest.mark.claim("prop-unknowns-missing")
+def test_what_a_missing_friction_does_to_the_length(measured):
+    b = 0.7
+    t, z, theta = films(6, steps=40001, friction=b)
+    angle, speed = z.unbind(-1)
+    bend = pendulum(t, z, theta[:, None], friction=b)[..., 1:]
+    design = (-GRAVITY * angle.sin())[..., None, None]
+    found, _ = identify(design, bend, t)
+    mass = torch.trapezoid(angle.sin().square(), t, dim=-1)
+    shift = b / GRAVITY * (angle[:, 0].cos() - angle[:, -1].cos()) / mass
+    error = found[:, 0] - 1 / theta[:, 0] - shift
+    assert measured(error.abs().max(), "shift of 1/l against its closed form") < 1e-8
+    assert shift.abs().max() > 1e-2 and (found[:, 0] - 1 / theta[:, 0] + shift).abs().max() > 1e-2
+    # the general formula, and the cure: the missing column
+    both = torch.stack([-GRAVITY * angle.sin(), -speed], -1)[..., None, :]
+    found, _ = identify(both, bend, t)
+    assert measured((found[:, 0] - 1 / theta[:, 0]).abs().max(), "1/l with the column") < 1e-9
+    assert measured((found[:, 1] - b).abs().max(), "friction") < 1e-9
+
+
+@pytest.mark.claim("prop-unknowns-missing")
+def test_a_free_residual_hides_a_shift_of_the_inverse_length(measured):
+    t, z, theta = films(5)
+    for c in (-0.2, 0.3):
+        shifted = 1 / (1 / theta + c)
+
+        def with_residual(t, y, shifted=shifted, c=c):
+            v = torch.stack([torch.zeros_like(y[:, 0]), c * GRAVITY * y[:, 0].sin()], -1)
+            return pendulum(t, y, shifted) + v
+
+        same = odeint(with_residual, z[:, 0], t, **TIGHT).transpose(0, 1)
+        assert measured((same - z).abs().max(), "other length, other residual") < 1e-8
+        alone = odeint(lambda t, y, s=shifted: pendulum(t, y, s), z[:, 0], t, **TIGHT)
+        assert (alone.transpose(0, 1) - z).abs().max() > 1e-2
+    # c g sin(angle) is no function of the velocity: equal velocities, unequal angles
+    pair = torch.tensor([[0.3, 1.0], [-0.4, 1.0]], dtype=F64)
+    assert (pair[0, 0].sin() - pair[1, 0].sin()).abs() > 0.1
+
+
+@pytest.mark.claim("prop-unknowns-mismatch")
+@pytest.mark.parametrize("h", [0.05, 0.2])
+def test_semi_implicit_euler_is_a_pendulum_of_another_length(h, measured):
+    length, small = torch.tensor([1.0, 1.5, 2.0], dtype=F64), 1e-5
+    z0 = torch.tensor([[small, 0.3 * small]] * 3, dtype=F64)
+    z = semi_implicit_pendulum(z0, length, 60, h)
+    omega = (GRAVITY / length).sqrt()
+    slow = 2 / h * torch.asin(h * omega / 2)
+    k = torch.arange(60, dtype=F64) * h * slow[:, None]
+    swing = (z[:, 1, :1] - z[:, 0, :1] * (h * slow[:, None]).cos()) / (h * slow[:, None]).sin()
+    exact = z[:, 0, :1] * k.cos() + swing * k.sin()
+    error = (z[..., 0] - exact).abs().max() / small
+    assert measured(error, "relative to the linear solution") < 1e-8
+    apparent = length * (omega / slow) ** 2
+    series = length * (1 - (h * omega) ** 2 / 12)
+    assert ((apparent - series).abs() < 0.02 * (h * omega) ** 4).all()
+    assert (apparent < length).all()
+    wrong = z[:, 0, :1] * (omega[:, None] * h * torch.arange(60)).cos()
+    assert (wrong - z[..., 0]).abs().max() > 1e-2 * small
+
+
+@pytest.mark.claim("prop-unknowns-volume")
+def test_volume_grows_by_what_flows_in(measured):
+    seen = cardiovascular_sequences(8, rng(1), noise=0.0, dtype=F64, steps=60)
+    z0, theta = seen.z[:, 0] * 1.02, seen.theta + torch.tensor([0.3, -0.1], dtype=F64)
+    z = odeint(lambda t, z: cardiovascular(t, z, theta), z0, seen.t, **TIGHT).transpose(0, 1)
+    pa, pv = 100 * z[..., 0], 10 * z[..., 1]
+    volume = 4 * pa + 111 * pv
+    grown = volume - volume[:, :1] - theta[:, :1] * seen.t
+    assert measured(grown.abs().max(), "volume minus inflow, ml") < 1e-6
+    assert (4 * pa - 4 * pa[:, :1]).abs().max() > 1  # arteries alone do change
+    slope = cardiovascular(seen.t, z, theta[:, None])
+    rate = 2 / 3 + (3 - 2 / 3) * z[..., 2]
+    resistance = (pa - pv) / (100 * z[..., 3] * rate - 4 * 100 * slope[..., 0])
+    lost = 0.5335 + (2.134 - 0.5335) * z[..., 2] - resistance
+    assert measured((lost - theta[:, None, 1]).abs().max(), "lost resistance") < 1e-9
+
+
+@pytest.mark.claim("prop-unknowns-volume")
+def test_at_rest_only_a_product_is_seen(measured):
+    """Stroke volume times remaining resistance: another pair, the same three signals."""
+    theta = torch.tensor([[0.0, 0.2]], dtype=F64)
+    t = torch.linspace(0, 4000, 3, dtype=F64)
+    start = torch.tensor([[0.8, 0.5, 0.2, 0.95]], dtype=F64)
+    rest = odeint(lambda t, z: cardiovascular(t, z, theta), start, t, rtol=1e-10, atol=1e-12)[-1]
+    assert cardiovascular(t, rest, theta).abs().max() < 1e-9
+    full = 0.5335 + (2.134 - 0.5335) * rest[:, 2]
+    other = rest.clone()
+    other[:, 3] = 1.05 * rest[:, 3]
+    lost = full - (full - theta[:, 1]) / 1.05
+    theta2 = torch.stack([theta[:, 0], lost], -1)
+    assert (lost - theta[:, 1]).abs() > 0.02
+    again = cardiovascular(t, other, theta2)
+    assert measured(again.abs().max(), "rates at the other rest state") < 1e-9
+    signals = cardiovascular_signals(other) - cardiovascular_signals(rest)
+    assert signals.abs().max() == 0
+    assert cardiovascular(t, other, theta).abs().max() > 1e-3  # not with the old resistance
+
+
+# --- the bound ----------------------------------------------------------------------------------
+
+
+def linear_model(noise=0.3):
+    """z' = -z from a standard normal start, both signals linear: everything in closed form."""
+    net = GOKUNet(
+        lambda t, z, theta: -z, 1, 0, 2, hidden=4, noise=noise, generator=rng(), dtype=F64,
+        emission=nn.Linear(1, 2, dtype=F64), **TIGHT,
+    )  # fmt: skip
+    t = torch.linspace(0, 1.5, 6, dtype=F64)
+    design = (torch.exp(-t)[:, None] * net.emission.weight[:, 0]).reshape(-1).detach()
+    x = torch.randn(1, 6, 2, generator=rng(5), dtype=F64)
+    return net, t, design, x, (x - net.emission.bias.detach()).reshape(-1)
+
+
+@pytest.mark.claim("thm-unknowns-elbo")
+def test_bound_and_its_gap_in_closed_form(measured):
+    net, t, a, x, y = linear_model()
+    s2 = net.noise**2
+    cov = torch.outer(a, a) + s2 * torch.eye(len(a), dtype=F64)
+    evidence = torch.distributions.MultivariateNormal(torch.zeros_like(a), cov).log_prob(y)
+    precision = 1 + a @ a / s2
+    best, std = (a @ y / s2) / precision, precision**-0.5
+    for shift, factor in ((0.0, 1.0), (0.2, 1.0), (-0.1, 1.7)):
+        mean, scale = best + shift, factor * std
+        with torch.no_grad():
+            net.to_state.layers[0].weight.zero_()
+            net.to_state.layers[0].bias.copy_(torch.stack([mean, scale.log() + 3]))
+        # the reconstruction is quadratic in the sample: two points give its mean exactly
+        draws = [(net.decode((mean + e * scale).view(1, 1), t).x - x).square() for e in (-1, 1)]
+        mean_square = sum(d.sum() for d in draws) / 2
+        bound = -0.5 * mean_square / s2 - 0.5 * len(a) * math.log(2 * math.pi * s2)
+        divergence = net.loss(x, t, generator=rng()).divergence
+        gap = torch.distributions.kl_divergence(
+            torch.distributions.Normal(mean, scale), torch.distributions.Normal(best, std)
+        )
+        error = evidence - (bound - divergence) - gap
+        assert measured(error.abs(), "evidence minus bound minus gap") < 1e-8
+        assert shift == 0 or evidence > bound - divergence + 1e-3
+        # one sample, from the generator that is passed
+        draw = torch.randn(1, 1, generator=rng(9), dtype=F64)
+        miss = net.decode(mean + scale * draw, t).x - x
+        one = 0.5 * miss.square().sum() / s2 + 0.5 * len(a) * math.log(2 * math.pi * s2)
+        parts = net.loss(x, t, generator=rng(9), beta=0.5)
+        assert (parts.reconstruction - one).abs() < 1e-9
+        assert (parts.loss - one - 0.5 * divergence).abs() < 1e-9
+
+
+@pytest.mark.claim("thm-unknowns-elbo")
+def test_gradient_of_the_loss_by_differences(measured):
+    kind = {"hidden": 6, "generator": rng(1), "dtype": F64, **TIGHT}
+    net = GOKUNet(pendulum, 2, 1, 5, **kind)
+    x, t = torch.rand(3, 7, 5, generator=rng(2), dtype=F64), 0.1 * torch.arange(7, dtype=F64)
+    truth, mask = torch.rand(3, 7, 2, generator=rng(3), dtype=F64), torch.ones(3, 7) > 0
+
+    def loss():
+        kind = {"truth": truth, "mask": mask, "weight": 2.0}
+        return net.loss(x, t, generator=rng(4), beta=0.7, **kind).loss
+
+    loss().backward()
+    for name in ("embed", "backwards", "both_ways", "to_state", "to_theta", "emission"):
+        weight = next(getattr(net, name).parameters())
+        step = torch.randn(weight.shape, generator=rng(5), dtype=F64)
+        values = []
+        for e in (-1e-5, 1e-5):
+            with torch.no_grad():
+                weight.add_(e * step)
+                values.append(loss())
+                weight.sub_(e * step)
+        slope = (values[1] - values[0]) / 2e-5
+        error = ((weight.grad * step).sum() - slope).abs() / slope.abs()
+        assert measured(error, "gradient against differences") < 1e-6
+
+
+# --- the pieces ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("friction", [0.0, 0.4])
+def test_pendulum_films_against_scipy(friction, measured):
+    films = pendulum_sequences(3, rng(2), steps=20, dt=0.1, friction=friction, dtype=F64)
+    for z, pull in zip(films.z, (10 / films.theta[:, 0]).tolist(), strict=True):
+        run = solve_ivp(
+            lambda t, y, ratio=pull: [y[1], -ratio * math.sin(y[0]) - friction * y[1]],
+            (0, films.t[-1].item()), z[0].numpy(), "DOP853", films.t.numpy(),
+            rtol=1e-11, atol=1e-12,
+        )  # fmt: skip
+        error = np.abs(run.y.T - z.numpy()).max()
+        assert measured(error, "generator (tolerance 1e-6) against scipy") < 1e-5
+    assert torch.equal(films.x, render_rod(films.z[..., 0]))
+    assert films.theta.min() >= 1 and films.theta.max() <= 2
+    assert films.z[:, 0, 0].abs().max() <= math.pi / 6 and films.z[:, 0, 1].abs().max() <= 1
+
+
+def test_picture_of_a_rod_pixel_by_pixel():
+    picture = render_rod(torch.tensor(0.4, dtype=F64), 6, width=0.2).view(6, 6)
+    tip = np.array([0.8 * math.sin(0.4), -0.8 * math.cos(0.4)])
+    along = np.linspace(0, 1, 20001)[:, None] * tip
+    for i, j in ((0, 0), (2, 3), (4, 4), (5, 3)):
+        place = np.array([-1 + (2 * j + 1) / 6, 1 - (2 * i + 1) / 6])
+        distance = np.linalg.norm(along - place, axis=1).min()
+        assert abs(picture[i, j] - math.exp(-(distance**2) / 0.08)) < 1e-6
+    assert picture[:3].sum() < 0.5 * picture[3:].sum()  # it hangs down
+
+
+def test_semi_implicit_generator_and_clip():
+    one = pendulum_sequences(4, rng(0), steps=12, solver="semi-implicit", dtype=F64)
+    two = pendulum_sequences(4, rng(0), steps=12, dtype=F64)
+    assert torch.equal(one.z[:, 0], two.z[:, 0])
+    gap = (one.z - two.z).abs().max()
+    assert 1e-4 < gap < 0.2
+    z = semi_implicit_pendulum(one.z[:, 0], one.theta[:, 0], 30, 0.05, max_speed=0.5)
+    assert z[:, 1:, 1].abs().max() <= 0.5
+
+
+def test_signals_of_the_circulation():
+    seen = cardiovascular_sequences(300, rng(0), steps=30, dt=2.0)
+    assert set(seen.theta[:, 0].tolist()) == {-2.0, 0.0}
+    assert set(seen.theta[:, 1].tolist()) == {0.0, 0.5}
+    assert 100 < (seen.theta[:, 0] == 0).sum() < 200
+    blur = seen.x - cardiovascular_signals(seen.z)
+    assert abs(blur.std() - 0.05) < 2e-3 and abs(blur.mean()) < 2e-3
+    start = cardiovascular_sequences(3, rng(0), steps=2, burn_in=0).z[:, 0]
+    assert (start >= torch.tensor([0.75, 0.3, 0.15, 0.9])).all()
+    assert (start <= torch.tensor([0.85, 0.7, 0.25, 1.0])).all()
+
+
+def test_first_state_is_read_backwards_and_parameters_both_ways():
+    scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    kind = {"center": 0.5 * scale, "gain": 2 / scale}
+    net = GOKUNet(pendulum, 2, 1, 4, hidden=5, generator=rng(0), **kind)
+    x = torch.rand(2, 9, 4, generator=rng(1)) * scale
+    mean, log_std = net.infer(x)
+    assert mean.shape == log_std.shape == (2, 3)
+    h = torch.tanh(net.embed(2 * x / scale - 1))
+    output, _ = net.backwards(h.flip(1))
+    start = net.to_state(output[:, -1])[:, :2]  # the state after it has read the first frame
+    assert torch.allclose(mean[:, :2], start, atol=1e-6)
+    output, _ = net.both_ways(h)
+    assert torch.allclose(mean[:, 2:], net.to_theta(output.mean(1))[:, :1], atol=1e-6)
+
+
+def test_prediction_goes_on_beyond_what_is_seen():
+    net = GOKUNet(pendulum, 2, 1, 4, generator=rng(0), state_link=lambda u: 0.3 * u)
+    x, t = torch.rand(2, 5, 4, generator=rng(1)), 0.1 * torch.arange(9)
+    path = net.predict(x, t)
+    assert path.x.shape == (2, 9, 4) and path.z.shape == (2, 9, 2)
+    assert torch.allclose(path.x[:, :5], net.predict(x, t[:5]).x, atol=1e-3)
+    mean = net.infer(x)[0]
+    assert torch.allclose(path.z[:, 0], 0.3 * mean[:, :2])
+    assert torch.allclose(path.theta, torch.nn.functional.softplus(mean[:, 2:]))
+
+
+def test_parameters_belong_to_sequences_and_not_to_the_model():
+    """The same weights infer another length for another film, and no weight is a length."""
+    net = GOKUNet(pendulum, 2, 1, 256, generator=rng(0))
+    x = pendulum_sequences(5, rng(1), steps=8).x
+    theta = net.predict(x, torch.linspace(0, 1, 4)).theta[:, 0]
+    assert len(set(theta.tolist())) == 5
+    alone = net.predict(x[2:3], torch.linspace(0, 1, 4)).theta[0, 0]
+    assert torch.allclose(alone, theta[2], atol=1e-6)
+    assert not any("theta" in name and p.dim() == 0 for name, p in net.named_parameters())
+    assert {"embed", "backwards", "both_ways", "emission"} <= {n for n, _ in net.named_children()}
+
+
+def test_without_parameters_it_is_a_latent_ode_and_the_field_is_trained():
+    field = MLP([3, 8, 3], generator=rng(0))
+    wrapped = PartlyKnown(lambda t, z, theta: torch.zeros_like(z), field)
+    net = GOKUNet(wrapped, 3, 0, 4, generator=rng(0), method="rk4")
+    x, t = torch.rand(2, 5, 4, generator=rng(1)), 0.1 * torch.arange(5)
+    net.loss(x, t, generator=rng(2)).loss.backward()
+    assert net.predict(x, t).theta.shape == (2, 0)
+    assert all(p.grad.abs().max() > 0 for p in field.parameters())
+
+
+def test_same_generator_same_network_and_no_global_randomness():
+    nets = [GOKUNet(pendulum, 2, 1, 4, generator=rng(7)) for _ in range(2)]
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    x, t = torch.rand(2, 5, 4, generator=rng(1)), 0.1 * torch.arange(5)
+    losses = [net.loss(x, t, generator=rng(2)).loss for net in nets]
+    assert torch.equal(*losses)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_forecast_reads_its_own_output():
+    net = LSTMForecast(3, 8, generator=rng(0), gain=2.0)
+    x = torch.rand(2, 6, 3, generator=rng(1))
+    path = net.extend(x, 3)
+    assert path.shape == (2, 9, 3) and torch.equal(path[:, 0], x[:, 0])
+    assert torch.allclose(path[:, 1:7], net(x), atol=1e-6)
+    assert torch.allclose(path[:, 7], net(torch.cat([x, path[:, 6:7]], 1))[:, -1], atol=1e-6)
+    longer = torch.cat([x, path[:, 6:8]], 1)
+    assert torch.allclose(path[:, 8], net(longer)[:, -1], atol=1e-6)
+    assert torch.allclose(net.loss(x), (net(x)[:, :-1] - x[:, 1:]).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: GOKUNet(pendulum, 0, 1, 4), "state, observed and hidden"),
+        (lambda: GOKUNet(pendulum, 2, -1, 4), "parameters at least 0"),
+        (lambda: GOKUNet(pendulum, 2, 1, 4, noise=0.0), "noise must be positive"),
+        (
+            lambda: GOKUNet(pendulum, 2, 1, 4).loss(
+                torch.zeros(1, 3, 4), torch.arange(3.0), weight=1.0
+            ),
+            "truth and mask",
+        ),
+        (lambda: LSTMForecast(0), "sizes must be at least 1"),
+        (lambda: pendulum_sequences(0), "n must be at least 1"),
+        (lambda: pendulum_sequences(2, steps=1), "steps at least 2"),
+        (lambda: pendulum_sequences(2, solver="euler"), "solver must be"),
+        (lambda: cardiovascular_sequences(0), "n must be at least 1"),
+        (lambda: render_rod(torch.zeros(1), 1), "side must be"),
+        (lambda: semi_implicit_pendulum(torch.zeros(1, 2), torch.ones(1), 0, 0.1), "steps must"),
+        (
+            lambda: identify(torch.ones(1, 1, 1), torch.ones(1, 1), torch.ones(1)),
+            "two or more times",
+        ),
+    ],
+)
+def test_bad_input_is_refused(make, reason):
+    with pytest.raises(ValueError, match=reason):
+        make()
+
+
+def test_rest_identifies_nothing():
+    with pytest.raises(torch.linalg.LinAlgError):
+        identify(torch.zeros(5, 1, 1), torch.zeros(5, 1), torch.arange(5.0))

@@ -1,0 +1,581 @@
+"""Claims of the chapter on latent ODEs: bounds, observation times, and what masks leave alone."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad, solve_ivp
+from scipy.linalg import expm
+
+from nodes_tutorial.data.timeseries import Series, collate, observe, periodic
+from nodes_tutorial.ode.latent.baselines import RNNVAE, DeltaRNN
+from nodes_tutorial.ode.latent.likelihood import (
+    gaussian_log_prob,
+    iwae_bound,
+    normal_kl,
+    poisson_log_prob,
+)
+from nodes_tutorial.ode.latent.model import ODERNN, LatentODE, Posterior, kl_weight
+from nodes_tutorial.ode.latent.odernn import GRU
+
+F64 = {"dtype": torch.float64}
+TIGHT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def toy(n=4, points=12, fraction=0.4, seed=0):
+    whole, _ = periodic(n, rng(seed), points=points, span=2.0, **F64)
+    return whole, observe(whole, fraction, rng(seed + 1))
+
+
+def nodes(count):
+    """Gauss–Hermite nodes and weights of the standard normal law."""
+    x, w = np.polynomial.hermite_e.hermegauss(count)
+    return torch.from_numpy(x), torch.from_numpy(w / w.sum())
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+def linear_model(latent, dim=2):
+    net = LatentODE(dim, latent, hidden=6, width=8, linear=True, noise=0.3, generator=rng(3),
+                    **F64, **TIGHT)  # fmt: skip
+    with torch.no_grad():
+        net.emission.weights[0].mul_(2)
+    return net
+
+
+@torch.no_grad()
+def exact(net, series, row):
+    """Mean and covariance of the observed entries, and of z0 given them: linear algebra."""
+    a, b = net.field.weights[0][0].T.numpy(), net.field.biases[0][0, 0].numpy()
+    c, d = net.emission.weights[0][0].T.numpy(), net.emission.biases[0][0, 0].numpy()
+    size = len(a)
+    joint = np.block([[a, b[:, None]], [np.zeros((1, size + 1))]])
+    rows, means, seen = [], [], []
+    for i, t in enumerate(series.times.tolist()):
+        flow = expm(joint * (t - float(series.times[0])))
+        for j in range(len(c)):
+            if series.mask[row, i, j]:
+                rows.append(c[j] @ flow[:size, :size])
+                means.append(c[j] @ flow[:size, size] + d[j])
+                seen.append(float(series.values[row, i, j]))
+    g, m, x = np.array(rows), np.array(means), np.array(seen)
+    cov = g @ g.T + net.noise**2 * np.eye(len(x))
+    solved = np.linalg.solve(cov, x - m)
+    log_p = -0.5 * ((x - m) @ solved + np.linalg.slogdet(math.tau * cov)[1])
+    post_mean = g.T @ solved
+    post_cov = np.eye(size) - g.T @ np.linalg.solve(cov, g)
+    return log_p, post_mean, post_cov
+
+
+def gaussian_kl(m0, c0, m1, c1):
+    inverse = np.linalg.inv(c1)
+    miss = m1 - m0
+    return 0.5 * float(
+        np.trace(inverse @ c0)
+        + miss @ inverse @ miss
+        - len(m0)
+        + np.linalg.slogdet(c1)[1]
+        - np.linalg.slogdet(c0)[1]
+    )
+
+
+def ragged(dim=2, seed=5):
+    """Two series with times of their own, and some entries of a time missing."""
+    times = [torch.tensor([0.0, 0.3, 0.7, 1.1], **F64), torch.tensor([0.0, 0.5, 1.3], **F64)]
+    values = [torch.randn(len(t), dim, generator=rng(seed), **F64) for t in times]
+    series = collate(times, values)
+    holes = torch.ones_like(series.mask)
+    holes[0, 1, 0] = False
+    return series.keep(holes)
+
+
+@pytest.mark.claim("thm-latent-elbo")
+@torch.no_grad()
+def test_elbo_is_the_marginal_likelihood_minus_a_divergence(measured):
+    """A linear field and read-out, where both sides are known; three nodes are exact for a
+    quadratic."""
+    net, series = linear_model(2), ragged()
+    posterior = net.encode(series)
+    x, w = nodes(3)
+    grid = torch.cartesian_prod(x, x)[:, None, None]
+    weight = (w[:, None] * w).flatten()
+    path = net.decode(posterior.mean + posterior.std * grid, series.times)
+    expected = (weight[:, None, None] * net.log_likelihood(path, series)).sum(0)
+    bound = (expected - normal_kl(*posterior))[0]
+    for row in range(2):
+        log_p, mean, cov = exact(net, series, row)
+        q_mean, q_cov = posterior.mean[0, row].numpy(), np.diag(posterior.std[0, row].numpy() ** 2)
+        gap = gaussian_kl(q_mean, q_cov, mean, cov)
+        error = measured(abs(bound[row] - (log_p - gap)), "log p(x) - KL(q || posterior)")
+        assert error < 1e-7
+        other_way = log_p - gaussian_kl(mean, cov, q_mean, q_cov)
+        assert abs(bound[row] - other_way) > 0.1
+        assert bound[row] < log_p
+    everything = Series(series.times, series.values, torch.ones_like(series.mask))
+    assert (net.log_likelihood(path, everything) - net.log_likelihood(path, series)).abs().max() > 1
+
+
+@pytest.mark.claim("thm-latent-elbo")
+@torch.no_grad()
+def test_sampled_elbo_agrees_within_four_standard_errors():
+    net, series = linear_model(2), ragged()
+    draws = torch.stack([net.elbo(series, samples=50, generator=rng(s)) for s in range(40)])
+    posterior = net.encode(series)
+    for row in range(2):
+        log_p, mean, cov = exact(net, series, row)
+        q = posterior.mean[0, row].numpy(), np.diag(posterior.std[0, row].numpy() ** 2)
+        truth = log_p - gaussian_kl(*q, mean, cov)
+        assert abs(draws[:, row].mean() - truth) < 4 * draws[:, row].std() / 40**0.5
+
+
+@torch.no_grad()
+def given(net, series, mean, std):
+    """The model with this law of the start in place of the encoder's."""
+    n = series.values.shape[0]
+    law = Posterior(torch.full((1, n, 1), mean, **F64), torch.full((1, n, 1), std, **F64))
+    net.encode = lambda _: law
+    return law
+
+
+@torch.no_grad()
+def log_weights(net, series, law, z):
+    path = net.decode(z, series.times)
+    prior = -0.5 * (z.square() + math.log(math.tau)).sum(-1)
+    return net.log_likelihood(path, series) + prior - law.log_prob(z)
+
+
+@pytest.mark.claim("thm-latent-iwae")
+@torch.no_grad()
+def test_iwae_grows_to_the_likelihood_and_is_flat_at_the_posterior(measured):
+    net, series = linear_model(1), ragged().rows(slice(0, 1))
+    log_p, mean, cov = exact(net, series, 0)
+    law = given(net, series, float(mean[0]) + 0.1, 1.4 * math.sqrt(cov[0, 0]))
+    x, w = nodes(60)
+    w_at = log_weights(net, series, law, law.mean + law.std * x.view(-1, 1, 1, 1))[:, 0, 0]
+    bounds = []
+    for k in (1, 2, 3):  # exact means over k independent samples
+        every = torch.cartesian_prod(*[torch.arange(60)] * k).view(-1, k)
+        bounds.append(float((w[every].prod(1) * iwae_bound(w_at[every].T)).sum()))
+    gap = gaussian_kl(law.mean[0, 0].numpy(), np.diag(law.std[0, 0].numpy() ** 2), mean, cov)
+    assert measured(abs(bounds[0] - (log_p - gap)), "one sample is the ELBO") < 1e-7
+    assert bounds[0] < bounds[1] - 1e-3 < bounds[2] - 2e-3 < log_p
+    # importance weights have mean p(x)
+    evidence = float(torch.logsumexp(w_at + w.log(), 0))
+    assert measured(abs(evidence - log_p), "mean weight is p(x)") < 1e-7
+    # at the posterior every weight is p(x), for any draws
+    given(net, series, float(mean[0]), math.sqrt(cov[0, 0]))
+    for samples in (1, 4):
+        flat = net.iwae(series, samples=samples, generator=rng(samples))
+        assert measured(abs(flat - log_p), "posterior: equality for all draws") < 1e-7
+    # forgetting to divide by K is no bound
+    assert float(flat) + math.log(4) > log_p + 1
+
+
+@pytest.mark.claim("prop-latent-program")
+@torch.no_grad()
+def test_divergence_inside_the_logarithm_is_no_bound(measured):
+    net, series = linear_model(1), ragged().rows(slice(0, 1))
+    log_p, mean, cov = exact(net, series, 0)
+    law = given(net, series, float(mean[0]), math.sqrt(cov[0, 0]))
+    x, w = nodes(60)
+    path = net.decode(law.mean + law.std * x.view(-1, 1, 1, 1), series.times)
+    likelihood = net.log_likelihood(path, series)[:, 0, 0]
+    values = []
+    for k in (1, 2, 3):
+        every = torch.cartesian_prod(*[torch.arange(60)] * k).view(-1, k)
+        inside = iwae_bound(likelihood[every].T) - normal_kl(*law)[0, 0]
+        values.append(float((w[every].prod(1) * inside).sum()))
+    assert measured(abs(values[0] - log_p), "K = 1 at the posterior") < 1e-7
+    assert log_p + 1e-2 < values[1] < values[2]
+    # its limit in closed form: log E_q p(x|z) - KL, with p(x|z) = p(x) q(z) / p(z)
+    s, m = law.std.item(), law.mean.item()
+    precision = 2 / s**2 - 1
+    assert precision > 0
+    center = 2 * m / s**2 / precision
+    log_mean = (
+        log_p
+        - 2 * math.log(s)
+        - 0.5 * math.log(precision)
+        + 0.5 * precision * center**2
+        - m**2 / s**2
+    )
+    limit = log_mean - float(normal_kl(*law)[0, 0])
+    found = float(torch.logsumexp(likelihood + w.log(), 0) - normal_kl(*law)[0, 0])
+    assert measured(abs(found - limit), "limit in K") < 1e-7
+    assert values[2] < limit
+
+
+def test_divergence_against_torch():
+    mean, std = torch.randn(5, 3, generator=rng(), **F64), torch.rand(5, 3, **F64) + 0.1
+    normal = torch.distributions.Normal
+    theirs = torch.distributions.kl_divergence(normal(mean, std), normal(0.0 * mean, 1 + 0 * std))
+    torch.testing.assert_close(normal_kl(mean, std), theirs.sum(-1))
+    law = Posterior(mean[None], std[None])
+    z = law.rsample(7, rng(1))
+    torch.testing.assert_close(law.log_prob(z), normal(mean, std).log_prob(z).sum(-1))
+
+
+def test_masked_entries_are_not_looked_at():
+    x, mean = torch.randn(2, 5, 3, generator=rng(), **F64), torch.zeros(5, 3, **F64)
+    mask = torch.rand(2, 5, 3, generator=rng(1)) < 0.5
+    holes = torch.where(mask, x, float("nan"))
+    normal = torch.distributions.Normal(0.0, 0.7).log_prob(x)
+    expected = torch.where(mask, normal, 0.0).sum((1, 2))
+    torch.testing.assert_close(gaussian_log_prob(holes, mean, 0.7, mask), expected)
+
+
+def test_warm_up():
+    assert [kl_weight(k, 3, 0.5) for k in range(6)] == [0, 0, 0, 0, 0.5, 0.75]
+
+
+# --- observation times ----------------------------------------------------------------------------
+
+
+def rate(t):
+    return 2.0 * np.exp(0.5 * np.sin(3 * t))
+
+
+@pytest.mark.claim("thm-latent-poisson")
+def test_density_of_times_is_the_limit_of_independent_counts(measured):
+    """Counts of small bins are Poisson; two extrapolations remove the first powers of the width."""
+    times, total = np.array([0.31, 0.52, 1.4]), quad(rate, 0, 2, epsabs=1e-13)[0]
+    ours = poisson_log_prob(
+        torch.from_numpy(np.log(rate(times))), torch.tensor(total, **F64), torch.ones(3).bool()
+    )
+
+    def by_bins(width):
+        value = 0.0
+        for t in times:  # one event in the bin centred at t, and none elsewhere
+            mean = quad(rate, t - width / 2, t + width / 2, epsabs=1e-14)[0]
+            value += math.log(mean) - math.log(width)
+        return value - total
+
+    coarse, fine, finest = (by_bins(h) for h in (0.08, 0.04, 0.02))
+    first = (4 * fine - coarse) / 3, (4 * finest - fine) / 3
+    limit = (16 * first[1] - first[0]) / 15
+    assert measured(abs(ours - limit), "limit of bins") < 1e-7
+    assert abs(float(ours) - (rate(times).sum() - total)) > 0.1  # rates in place of their logs
+
+
+@pytest.mark.claim("thm-latent-poisson")
+def test_density_of_times_integrates_to_one(measured):
+    """Over no time, one time and two ordered times by quadrature, the rest by the Poisson law."""
+    span = 0.8
+    total = quad(rate, 0, span, epsabs=1e-13)[0]
+
+    def density(*times):
+        log_rate = torch.tensor(np.log(rate(np.array(times))), **F64)
+        mask = torch.ones(len(times), dtype=torch.bool)
+        return float(poisson_log_prob(log_rate, torch.tensor(total, **F64), mask).exp())
+
+    x, w = np.polynomial.legendre.leggauss(20)
+    x, w = span * (x + 1) / 2, span * w / 2
+    one = sum(b * density(t) for t, b in zip(x, w, strict=True))
+    two = 0.0  # the triangle s < t as t times the unit square
+    for t, b in zip(x, w, strict=True):
+        two += sum(b * c * t / span * density(s * t / span, t) for s, c in zip(x, w, strict=True))
+    rest = 1 - sum(math.exp(-total) * total**n / math.factorial(n) for n in range(3))
+    assert measured(abs(density() + one + two + rest - 1), "total mass") < 1e-8
+    assert abs(two - math.exp(-total) * total**2) > 0.1  # without the order: twice too much
+
+
+@pytest.mark.claim("thm-latent-poisson")
+def test_simulated_times_have_the_mean_log_density_of_the_closed_form():
+    """Thinning of a faster process; Campbell's formula gives the mean; four standard errors."""
+    draw, top, span = np.random.default_rng(0), 2 * math.exp(0.5), 3.0
+    total = quad(rate, 0, span)[0]
+    mean = quad(lambda t: rate(t) * np.log(rate(t)), 0, span)[0] - total
+    values = []
+    for _ in range(4000):
+        times = draw.uniform(0, span, draw.poisson(top * span))
+        kept = times[draw.uniform(0, top, len(times)) < rate(times)]
+        log_rate = torch.from_numpy(np.log(rate(kept)))
+        mask = torch.ones(len(kept), dtype=torch.bool)
+        values.append(float(poisson_log_prob(log_rate, torch.tensor(total, **F64), mask)))
+    assert abs(np.mean(values) - mean) < 4 * np.std(values) / len(values) ** 0.5
+
+
+@pytest.mark.claim("thm-latent-poisson")
+@torch.no_grad()
+def test_integral_comes_with_the_solve(measured):
+    whole, seen = toy()
+    net = LatentODE(1, 3, hidden=5, width=7, intensity=True, generator=rng(), **F64, **TIGHT)
+    plain = LatentODE(1, 3, hidden=5, width=7, generator=rng(), **F64, **TIGHT)
+    z = torch.randn(2, 1, 4, 3, generator=rng(2), **F64)
+    path = net.decode(z, whole.times)
+    fine = torch.linspace(0, float(whole.times[-1]), 2001, **F64)
+    rates = net.decode(z, fine).log_rate.exp()
+    simpson = torch.ones(2001, **F64)
+    simpson[1:-1:2], simpson[2:-1:2] = 4, 2
+    total = (rates * simpson).sum(-1) * (fine[1] - fine[0]) / 3
+    error = measured(
+        (path.integral[..., -1] - total).abs().max(), "integral against Simpson's rule"
+    )
+    assert error < 1e-8
+    assert (path.integral[..., 0] == 0).all() and (path.integral.diff(dim=-1) > 0).all()
+    extra = net.log_likelihood(path, seen) - gaussian_log_prob(
+        seen.values, path.x, net.noise, seen.mask
+    )
+    there = seen.mask.any(-1)
+    by_hand = torch.where(there, path.log_rate, 0.0).sum(-1) - total
+    torch.testing.assert_close(extra, by_hand, rtol=0, atol=1e-8)
+    assert plain.decode(z, whole.times).integral is None
+
+
+# --- masks ----------------------------------------------------------------------------------------
+
+
+def padded(series, extra):
+    """The same observations on a finer grid."""
+    grid, place = torch.unique(torch.cat([series.times, extra]), return_inverse=True)
+    shape = (*series.values.shape[:-2], len(grid), series.values.shape[-1])
+    values, mask = series.values.new_zeros(shape), torch.zeros(shape, dtype=torch.bool)
+    kept = place[: len(series.times)]
+    values[..., kept, :], mask[..., kept, :] = series.values, series.mask
+    return Series(grid, values, mask)
+
+
+def on_union_grid(net, series):
+    """The published way: a step of the solver for every interval of the grid, then the update."""
+    h = torch.zeros(1, series.values.shape[0], net.hidden, **F64)
+    before = series.times[-1]
+    for i in reversed(range(len(series.times))):
+        h = h * series.mask[:, i + 1 :].any(-1).any(-1, keepdim=True)  # 0 until something is seen
+        h = net._advance(h, (series.times[i] - before).expand(1, h.shape[1], 1), 1)
+        x = torch.cat([series.values[:, i], series.mask[:, i].double()], -1)
+        new = net.gru(h, net.gru.inputs(x[None]))
+        h = torch.where(series.mask[:, i].any(-1, keepdim=True), new, h)
+        before = series.times[i]
+    return h
+
+
+@pytest.mark.claim("prop-latent-padding")
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ODERNN, DeltaRNN])
+def test_times_without_observations_change_nothing(kind, measured):
+    whole, seen = toy(seed=3)
+    extra = 2 * torch.rand(30, generator=rng(9), **F64)
+    finer = padded(seen, extra)
+    net = LatentODE(1, 3, encoder=kind(1, 6, width=8, generator=rng(), **F64), width=8,
+                    generator=rng(1), **F64, **TIGHT)  # fmt: skip
+    assert torch.equal(net.encoder.encode(seen), net.encoder.encode(finer))
+    gap = net.elbo(seen, samples=2, generator=rng()) - net.elbo(finer, samples=2, generator=rng())
+    assert measured(gap.abs().max(), "ELBO on two grids") < 1e-7
+    assert torch.equal(net.encoder(seen, whole.times), net.encoder(finer, whole.times))
+    # nor do batch mates, up to the rounding of matrix products of another size
+    alone = torch.cat([net.encoder.encode(seen.rows(slice(i, i + 1))) for i in range(4)], 1)
+    assert measured((alone - net.encoder.encode(seen)).abs().max(), "alone or in a batch") < 1e-12
+    if kind is ODERNN:  # Euler steps on the union grid do feel them
+        net.encoder.field.weights[-1].mul_(3)
+        moved = on_union_grid(net.encoder, seen) - on_union_grid(net.encoder, finer)
+        assert moved.abs().max() > 1e-3
+
+
+@pytest.mark.claim("prop-latent-padding")
+@torch.no_grad()
+def test_short_steps_reach_the_flow_between_observations(measured):
+    """Against scipy on every interval of the union grid."""
+    _, seen = toy(n=2, points=8, seed=4)
+    net = ODERNN(1, 5, width=6, step_size=0.02, method="rk4", generator=rng(), **F64)
+    weights = [w[0].numpy() for w in net.field.weights]
+    biases = [b[0, 0].numpy() for b in net.field.biases]
+
+    def rhs(_, y):
+        h = y.reshape(2, 5)
+        return (np.tanh(h @ weights[0] + biases[0]) @ weights[1] + biases[1]).ravel()
+
+    h = np.zeros((2, 5))
+    times = seen.times.numpy()
+    for i in reversed(range(len(times))):
+        before = times[min(i + 1, len(times) - 1)]
+        if i < len(times) - 1:
+            run = solve_ivp(rhs, (before, times[i]), h.ravel(), rtol=1e-11, atol=1e-12)
+            moved = run.y[:, -1].reshape(2, 5)
+            begun = seen.mask[:, i + 1 :].any(-1).any(-1).numpy()
+            h = np.where(begun[:, None], moved, h)
+        x = torch.cat([seen.values[:, i], seen.mask[:, i].double()], -1)[None]
+        new = net.gru(torch.from_numpy(h)[None], net.gru.inputs(x))[0].numpy()
+        h = np.where(seen.mask[:, i].any(-1, keepdim=True).numpy(), new, h)
+    error = (net.encode(seen)[0] - torch.from_numpy(h)).abs().max()
+    assert measured(error, "flow by scipy on the union grid") < 1e-7
+
+
+# --- the networks ---------------------------------------------------------------------------------
+
+
+def test_gru_is_torchs():
+    cell, theirs = GRU(3, 5, [rng()], **F64), torch.nn.GRUCell(3, 5, **F64)
+    with torch.no_grad():
+        theirs.weight_ih.copy_(cell.inputs.weights[0][0].T)
+        theirs.weight_hh.copy_(cell.state.weights[0][0].T)
+        theirs.bias_ih.copy_(cell.inputs.biases[0][0, 0])
+        theirs.bias_hh.copy_(cell.state.biases[0][0, 0])
+    h, x = (torch.randn(7, s, generator=rng(s), **F64) for s in (5, 3))
+    torch.testing.assert_close(cell(h[None], cell.inputs(x[None]))[0], theirs(x, h))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ODERNN, DeltaRNN])
+def test_forecast_sees_the_past_only(kind):
+    whole, seen = toy()
+    net = kind(1, 6, width=8, generator=rng(), **F64)
+    times = torch.linspace(0, 2, 21, **F64)
+    first = net(seen, times)
+    changed = seen.values.clone()
+    changed[:, 6:] += 1
+    later = net(Series(seen.times, torch.where(seen.mask, changed, 0.0), seen.mask), times)
+    early = times <= whole.times[6]
+    assert torch.equal(first[:, early], later[:, early])
+    assert (first[:, ~early] - later[:, ~early]).abs().max() > 1e-3
+    # the last state, and the time since, decide what comes after
+    ahead = net(seen, torch.tensor([2.5, 3.0], **F64))
+    when, states = net.states(seen)
+    gap = 3.0 - when[-1]
+    by_hand = net.evolve(states[-1], gap)
+    by_hand = net.readout(torch.cat([by_hand, *[gap[0][None]] * net.elapsed], -1))
+    torch.testing.assert_close(ahead[:, 1], by_hand[0])
+    assert torch.equal(net(seen, times[:1])[:, 0].std(0), torch.zeros(1, **F64))  # nothing seen yet
+
+
+@pytest.mark.parametrize("kind", [LatentODE, RNNVAE])
+def test_stacked_networks_do_not_see_each_other(kind):
+    """Values and gradients of a stack are those of its networks alone, up to the solver."""
+    whole, seen = toy()
+    extra = TIGHT if kind is LatentODE else {}
+    stack = kind(1, 3, hidden=5, width=6, generator=[rng(s) for s in (0, 1, 2)], **F64, **extra)
+    z = torch.randn(2, 3, 4, 3, generator=rng(5), **F64)
+    x = stack.decode(z, whole.times).x
+    mean = stack.encode(seen).mean
+    (x.square().sum() + mean.square().sum()).backward()
+    for i in range(3):
+        one = kind(1, 3, hidden=5, width=6, generator=[rng(i)], **F64, **extra)
+        with torch.no_grad():
+            for mine, theirs in zip(one.parameters(), stack.parameters(), strict=True):
+                mine.copy_(theirs[i : i + 1])
+        own, own_mean = one.decode(z[:, i : i + 1], whole.times).x, one.encode(seen).mean
+        torch.testing.assert_close(own[:, 0], x[:, i], rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(own_mean[0], mean[i])
+        (own.square().sum() + own_mean.square().sum()).backward()
+        for mine, theirs in zip(one.parameters(), stack.parameters(), strict=True):
+            if mine.grad is not None:
+                torch.testing.assert_close(mine.grad[0], theirs.grad[i], rtol=1e-5, atol=1e-7)
+
+
+def test_copies_may_see_different_data():
+    whole, seen = toy()
+    other = observe(whole, 0.6, rng(8))
+    both = Series(
+        whole.times, *(torch.stack(pair) for pair in zip(seen[1:], other[1:], strict=True))
+    )
+    net = LatentODE(1, 3, hidden=5, width=6, generator=[rng(0), rng(0)], **F64, **TIGHT)
+    torch.testing.assert_close(net.encode(both).mean[1], net.encode(other).mean[0])
+    assert net.elbo(both, whole).shape == (2, 4)
+    seer = ODERNN(1, 5, width=6, generator=[rng(0), rng(0)], **F64)
+    torch.testing.assert_close(seer(both, whole.times)[1], seer(other, whole.times)[1])
+
+
+@torch.no_grad()
+def test_decoder_of_the_rnn_vae_is_a_loop():
+    whole, _ = toy(points=6)
+    net = RNNVAE(1, 3, hidden=5, width=6, generator=rng(), **F64)
+    z = torch.randn(1, 1, 4, 3, generator=rng(2), **F64)
+    h, before, rows = z[0], whole.times[0], []
+    for i, t in enumerate(whole.times):
+        if i:
+            x = torch.cat([rows[-1], torch.full_like(rows[-1], float(t - before))], -1)
+            h = net.field(h, net.field.inputs(x))
+        rows.append(net.emission(h))
+        before = t
+    torch.testing.assert_close(net.decode(z, whole.times).x[0], torch.stack(rows, -2))
+
+
+def test_bounds_train_every_weight():
+    whole, seen = toy()
+    net = LatentODE(1, 3, hidden=5, width=6, intensity=True, generator=rng(), **F64)
+    net.elbo(seen, whole, samples=2, generator=rng()).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    net.iwae(seen, whole, samples=3, generator=rng()).sum().backward()
+    assert net.sample(seen, whole.times, 5, rng()).shape == (5, 4, 12, 1)
+    assert net(seen, whole.times).shape == (4, 12, 1)
+
+
+def test_a_series_without_observations_has_a_code_of_its_own():
+    whole, seen = toy()
+    nothing = seen.window(stop=-1.0)
+    net = LatentODE(1, 3, hidden=5, width=6, generator=rng(), **F64)
+    mean = net.encode(nothing).mean
+    assert torch.equal(mean[0, 0], mean[0, 3])
+    assert (gaussian_log_prob(nothing.values, whole.values, 0.1, nothing.mask) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ODERNN(0), "dim, hidden and width must be at least 1"),
+        (lambda: ODERNN(1, method="magic"), "method must be one of"),
+        (lambda: ODERNN(1, step_size=0.0), "step_size must be positive"),
+        (lambda: LatentODE(1, 0), "dim, latent and width must be at least 1"),
+        (lambda: LatentODE(1, noise=0.0), "noise must be positive"),
+        (lambda: LatentODE(1, generator=[]), "generator must be one"),
+        (lambda: LatentODE(1, encoder=ODERNN(1), generator=[rng()]), "encoder must have copies"),
+    ],
+)
+def test_errors_name_the_argument(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_bounds_name_what_does_not_fit():
+    whole, seen = toy()
+    net = LatentODE(1, 3, hidden=5, width=6, generator=rng(), **F64)
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        net.elbo(seen, samples=0)
+    with pytest.raises(ValueError, match="readout must be True"):
+        net.encoder(seen, whole.times)
+    late = Series(whole.times + 1, whole.values, whole.mask)
+    with pytest.raises(ValueError, match="target must begin at the time of seen"):
+        net.elbo(seen, late)
+
+
+def test_record_says_what_the_chapter_says():
+    """Continuations at 30 %: ODE-RNN encoder, then RNN encoder, then RNN-Δt; gaps: the reverse."""
+    path = Path(__file__).parents[3] / "results" / "latent.json"
+    rows = [r for r in json.loads(path.read_text())["rows"] if r["dataset"] == "periodic-code"]
+    ahead, gaps = (
+        {
+            model: [row[f"{task} 0.3"] for row in rows if row["model"] == model]
+            for model in ("latent-ode", "latent-ode-rnn", "rnn-dt", "ode-rnn")
+        }
+        for task in ("extrapolate", "interpolate")
+    )
+    assert all(len(found) >= 3 for found in ahead.values())
+    for ours, encoder in zip(ahead["latent-ode"], ahead["latent-ode-rnn"], strict=True):
+        assert encoder > 2 * ours
+    assert max(ahead["latent-ode"]) < min(ahead["rnn-dt"])
+    assert max(gaps["ode-rnn"]) < min(gaps["rnn-dt"]) < max(gaps["rnn-dt"])
+    assert max(gaps["rnn-dt"]) < min(gaps["latent-ode"])
+    for row in rows:  # the forecaster with an equation is ahead of the latent ODE everywhere
+        if row["model"] == "latent-ode":
+            (best,) = (r for r in rows if (r["model"], r["seed"]) == ("ode-rnn", row["seed"]))
+            for share in ("0.1", "0.2", "0.3", "0.5"):
+                for task in ("interpolate", "extrapolate"):
+                    assert best[f"{task} {share}"] < row[f"{task} {share}"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    whole, seen = toy()
+    net = LatentODE(1, 3, hidden=5, width=6, generator=[rng(0), rng(1)], **F64)
+    here = net(seen, whole.times)
+    there = Series(*(part.cuda() for part in seen))
+    torch.testing.assert_close(
+        net.cuda()(there, whole.times.cuda()).cpu(), here, rtol=1e-3, atol=1e-3
+    )

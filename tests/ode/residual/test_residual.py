@@ -1,0 +1,442 @@
+"""Claims of the chapter on residual networks, and the modules behind it."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad, solve_ivp
+
+from nodes_tutorial.ode.residual.convergence import Constants, euler_error_bound, field_constants
+from nodes_tutorial.ode.residual.network import (
+    ResidualNet,
+    invert_layer,
+    residual_states,
+    sample_layers,
+)
+from nodes_tutorial.ode.residual.picard import picard_step
+from nodes_tutorial.ode.residual.width import interpolating_net
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth_net(seed=0, dim=2, width=8, modes=3, scale=1.0, depth=16):
+    return ResidualNet(dim, width, depth, modes=modes, scale=scale, generator=gen(seed)).double()
+
+
+def exact(net, y0, t=1.0):
+    """The field's solutions at the times `t` by scipy's DOP853: an independent solver."""
+
+    def rhs(s, y):
+        with torch.no_grad():
+            y = torch.from_numpy(y).reshape(y0.shape)
+            return net.field(torch.tensor(s, dtype=y.dtype), y).flatten().numpy()
+
+    t = np.atleast_1d(t)
+    sol = solve_ivp(rhs, (0, t[-1]), y0.flatten().numpy(), "DOP853", t, rtol=1e-12, atol=1e-13)
+    return torch.from_numpy(sol.y.T.copy()).reshape(-1, *y0.shape)
+
+
+# --- width -------------------------------------------------------------------------------------
+
+MODULI = {  # function, its modulus of continuity
+    "root": (torch.sqrt, math.sqrt),
+    "kink": (lambda x: 3 * (x - 0.3).abs(), lambda d: 3 * d),
+    "wave": (lambda x: torch.sin(6 * x) / 6, lambda d: d),
+}
+
+
+@pytest.mark.claim("thm-residual-width")
+@pytest.mark.parametrize("name", MODULI)
+@pytest.mark.parametrize("n", [3, 20, 200])
+@torch.no_grad()
+def test_width_bound(name, n, measured):
+    g, omega = MODULI[name]
+    x = torch.linspace(0, 1, 5001, dtype=torch.float64)
+    nodes = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    relu = interpolating_net(g(nodes), "relu")(x[:, None])[:, 0]
+    oracle = torch.from_numpy(np.interp(x.numpy(), nodes.numpy(), g(nodes).numpy()))
+    assert measured((relu - oracle).abs().max(), "ReLU network against numpy.interp") < 1e-12
+    assert (relu - g(x)).abs().max() <= omega(1 / n)
+    tanh = interpolating_net(g(nodes), "tanh")(x[:, None])[:, 0]
+    assert (tanh - g(x)).abs().max() <= 2.32 * omega(1 / n)
+
+
+@pytest.mark.claim("thm-residual-width")
+@torch.no_grad()
+def test_width_needs_slope_differences_and_steep_steps():
+    n, g = 100, MODULI["wave"][0]
+    x = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    values = g(torch.linspace(0, 1, n + 1, dtype=torch.float64))
+    wrong = interpolating_net(values, "relu")
+    wrong[2].weight.copy_(n * values.diff()[None])  # slopes, not differences of slopes
+    assert (wrong(x[:, None])[:, 0] - g(x)).abs().max() > 0.5
+    flat = interpolating_net(values, "tanh")
+    for p in flat[0].parameters():
+        p.div_(n)  # steps of fixed steepness do not sharpen with n
+    assert (flat(x[:, None])[:, 0] - g(x)).abs().max() > 10 / n
+
+
+# --- Grönwall ----------------------------------------------------------------------------------
+
+
+def gronwall(a, b, c, t):
+    return a * math.exp(b * t) + c * (math.expm1(b * t) / b if b else t)
+
+
+@pytest.mark.claim("lem-residual-gronwall")
+@pytest.mark.parametrize("a, b, c", [(1.0, 2.0, 0.5), (0.3, 0.0, 1.0), (0.0, 4.0, 0.1)])
+def test_gronwall_is_attained(a, b, c, measured):
+    """The bound itself satisfies the hypothesis with equality: it cannot be improved."""
+    for t in (0.3, 1.0, 1.7):
+        integral, _ = quad(lambda s: b * gronwall(a, b, c, s) + c, 0, t, epsabs=1e-13)
+        error = abs(gronwall(a, b, c, t) - (a + integral)) / gronwall(a, b, c, t)
+        assert measured(error, "integral hypothesis at the bound") < 1e-12
+    h, e = 1.7 / 10**5, a
+    for _ in range(10**5):
+        e = (1 + h * b) * e + h * c
+    assert e <= gronwall(a, b, c, 1.7) * (1 + 1e-10)
+    assert e >= gronwall(a, b, c, 1.7) * (1 - 1.7 * h * b * b - 1e-9)  # (1 + hb)^l -> e^{bt}
+
+
+@pytest.mark.claim("lem-residual-gronwall")
+def test_gronwall_holds_and_linear_growth_does_not():
+    a, b, c, steps, h = 0.5, 3.0, 0.2, 400, 0.005
+    slack = torch.rand(1000, steps, generator=gen(), dtype=torch.float64)
+    slack[0] = 0
+    e = torch.full((1000,), a, dtype=torch.float64)
+    for step in range(steps):
+        e = ((1 + h * b) * e + h * c) * (1 - 0.01 * slack[:, step])
+        assert (e <= gronwall(a, b, c, (step + 1) * h)).all()
+    assert e[0] > 10 * (a + (b * a + c) * steps * h)  # without the exponential it is wrong
+
+
+# --- Picard-Lindelöf ---------------------------------------------------------------------------
+
+
+@pytest.mark.claim("thm-residual-picard")
+def test_picard_iterates_are_taylor_polynomials(measured):
+    K, t = 2.0, torch.linspace(0, 1, 20001, dtype=torch.float64)
+    u = torch.ones(len(t), 1, dtype=torch.float64)
+    taylor, term = torch.ones_like(u), torch.ones_like(u)
+    for k in range(1, 25):
+        u = picard_step(lambda s, y: K * y, u, t)
+        term = term * K * t[:, None] / k
+        taylor = taylor + term
+        assert measured((u - taylor).abs().max(), "iterate against Taylor polynomial") < 1e-7
+    assert measured((u - torch.exp(K * t)[:, None]).abs().max(), "limit against e^(Kt)") < 1e-7
+
+
+@pytest.mark.claim("thm-residual-picard")
+def test_picard_contracts_in_the_weighted_norm_only(measured):
+    net = smooth_net(scale=2.0)
+    K = field_constants(net, radius=5.0).K
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    y0 = torch.tensor([0.4, -0.7], dtype=torch.float64)
+    with torch.no_grad():
+        for seed in range(5):
+            kick = torch.randn(2, 6, 2, generator=gen(seed), dtype=torch.float64)
+            modes = torch.sin(torch.pi * torch.arange(1, 7) * t[:, None])
+            u, v = (y0 + modes @ k for k in kick)
+
+            def norm(x):
+                return (x.norm(dim=1) * torch.exp(-2 * K * t)).max()
+
+            images = picard_step(net.field, u, t), picard_step(net.field, v, t)
+            assert norm(images[0] - images[1]) <= norm(u - v) / 2
+        u = y0.expand(len(t), 2)
+        for _ in range(30):
+            u = picard_step(net.field, u, t)
+    reference = exact(net, y0, t.numpy())
+    assert measured((u - reference).abs().max(), "fixed point against DOP853") < 1e-6
+    grown = picard_step(lambda s, y: 3 * y, torch.ones(len(t), 1, dtype=torch.float64), t) - 1
+    assert grown.abs().max() > 2.9  # in the plain norm the map stretches 0 and 1 apart: K T = 3
+
+
+@pytest.mark.claim("thm-residual-picard")
+def test_picard_needs_lipschitz_in_y_not_in_t():
+    """y' = 2 sqrt|y| does not depend on t at all, yet 0 and t^2 both start at 0."""
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
+    for u in (torch.zeros_like(t), t**2):
+        image = picard_step(lambda s, y: 2 * y.abs().sqrt(), u, t[:, 0])
+        assert (image - u).abs().max() < 1e-12  # both are fixed points
+    # y' = 3 sqrt|t - 1/2| y is not Lipschitz in t and has its one solution in closed form
+    sol = solve_ivp(lambda s, y: 3 * abs(s - 0.5) ** 0.5 * y, (0, 1), [1.0], rtol=1e-10, atol=1e-12)
+    assert abs(sol.y[0, -1] - math.exp(2 * 2 * 0.5**1.5)) < 1e-6
+
+
+# --- trajectories ------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("thm-residual-trajectories")
+def test_trajectories_keep_their_distance(measured):
+    net = smooth_net(seed=1, scale=1.5)
+    K = field_constants(net, radius=10.0).K
+    y0 = torch.randn(30, 2, generator=gen(2), dtype=torch.float64)
+    t = np.linspace(0, 1, 11)
+    y = exact(net, y0, t)
+    apart = torch.cdist(y, y) / torch.cdist(y0, y0).fill_diagonal_(1)
+    for time, ratio in zip(t, apart, strict=True):
+        ratio = ratio[~torch.eye(30, dtype=torch.bool)]
+        assert (ratio >= math.exp(-K * time)).all() and (ratio <= math.exp(K * time)).all()
+    for sign in (-1, 1):  # both bounds are attained
+        sol = solve_ivp(lambda s, y, k=3.0 * sign: k * y, (0, 1), [1, 2], rtol=1e-12, atol=1e-14)
+        ratio = sol.y[1, -1] - sol.y[0, -1]
+        error = abs(ratio / math.exp(3 * sign) - 1)
+        assert measured(error, "extreme case against e^(+-Kt)") < 1e-9
+
+
+@pytest.mark.claim("thm-residual-trajectories")
+def test_trajectories_of_a_field_that_is_not_lipschitz_meet():
+    """y' = -2 sign(y) sqrt|y|: (1-t)^2 and -(1-t)^2 both solve it and both are 0 at t = 1."""
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
+    for sign in (1, -1):
+        y = sign * (1 - t) ** 2
+        image = picard_step(lambda s, y: -2 * y.sign() * y.abs().sqrt(), y, t[:, 0])
+        assert (image - y).abs().max() < 1e-12
+        assert y[-1] == 0
+
+
+@pytest.mark.claim("thm-residual-trajectories")
+def test_paths_may_cross_in_space_at_different_times():
+    """y' = 2 pi (-sin 2 pi t, cos 2 pi t): circles through (0.6, 0.8) at two times, 1.2 apart."""
+    early = math.acos(0.6) / (2 * math.pi)
+    times = [early, 0.5 - early]
+    paths = []
+    for start in ([1.0, 0.0], [2.2, 0.0]):
+        sol = solve_ivp(
+            lambda s, y: 2 * np.pi * np.array([-np.sin(2 * np.pi * s), np.cos(2 * np.pi * s)]),
+            (0, 1),
+            start,
+            "DOP853",
+            times,
+            rtol=1e-12,
+            atol=1e-12,
+        )
+        paths.append(sol.y.T)
+    assert np.abs(paths[0][0] - [0.6, 0.8]).max() < 1e-9
+    assert np.abs(paths[1][1] - [0.6, 0.8]).max() < 1e-9
+    assert np.abs(np.linalg.norm(paths[0] - paths[1], axis=1) - 1.2).max() < 1e-9
+
+
+@pytest.mark.claim("cor-residual-order")
+def test_order_is_kept_in_one_dimension(measured):
+    start = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    for seed in range(5):
+        net = smooth_net(seed, dim=1, width=16, scale=3.0)
+        end = exact(net, start)[-1]
+        assert (end.diff(dim=0) > 0).all()
+    # closed form: y' = -K y keeps the order of -1 and 1 for ever; one layer with h K > 1 does not
+    K, ends = 3.0, torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    flow = math.exp(-K) * ends
+    sol = solve_ivp(lambda s, y: -K * y, (0, 1), [-1, 1], rtol=1e-12, atol=1e-14)
+    assert measured(np.abs(sol.y[:, -1] - flow[:, 0].numpy()).max(), "flow of -Ky") < 1e-10
+    assert flow[0] < flow[1]
+    layer = residual_states([lambda y: -K * y], ends, 1.0)[-1]
+    assert layer[0] > layer[1]
+
+
+# --- Euler -------------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("lem-residual-constants")
+def test_constants_bound_the_field(measured):
+    for seed in range(4):
+        net = smooth_net(seed, scale=1.5, modes=4)
+        R = 3.0
+        K, lam, M = field_constants(net, R)
+        t, s = torch.rand(2, 4000, 1, generator=gen(seed), dtype=torch.float64)
+        s = t + 1e-3 * (s - t)
+        x, y = torch.randn(2, 4000, 2, generator=gen(seed + 9), dtype=torch.float64)
+        y = y * (
+            R
+            * torch.rand(4000, 1, generator=gen(5), dtype=torch.float64)
+            / y.norm(dim=1, keepdim=True)
+        )
+        with torch.no_grad():
+            f = net.field(t, y)
+            assert (f.norm(dim=1) <= M).all()
+            assert ((net.field(s, y) - f).norm(dim=1) <= lam * (s - t).abs()[:, 0]).all()
+            near = y + 1e-3 * x
+            assert ((net.field(t, near) - f).norm(dim=1) <= K * (near - y).norm(dim=1)).all()
+    one = smooth_net(dim=1, width=1, modes=1)  # V tanh(W y + b): slope V W where the unit is at 0
+    V, W, b = (float(p.detach()) for p in (one.V, one.W, one.b))
+    y = torch.tensor([-b / W], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(one.field(torch.zeros((), dtype=torch.float64), y).sum(), y)
+    K, lam, M = field_constants(one, 1.0)
+    assert measured(abs(abs(float(slope)) - K), "K attained") < 1e-12
+    assert lam == 0 and M == abs(V)
+    assert abs(float(slope)) > 1.1 * abs(V) or abs(W) <= 1.1  # |V| alone would be wrong
+
+
+@pytest.mark.claim("thm-residual-euler")
+@pytest.mark.parametrize("seed", range(3))
+def test_euler_bound_and_slope(seed, measured):
+    net = smooth_net(seed)
+    y0 = torch.randn(20, 2, generator=gen(seed + 7), dtype=torch.float64)
+    M = field_constants(net, 1.0).M
+    constants = field_constants(net, float(y0.norm(dim=1).max()) + M)
+    depths = [4 * 2**k for k in range(9)]
+    t = np.linspace(0, 1, depths[-1] + 1)
+    y = exact(net, y0, t)
+    errors = []
+    with torch.no_grad():
+        for L in depths:
+            gap = (net.states(y0, depth=L) - y[:: depths[-1] // L]).norm(dim=-1).max().item()
+            assert gap <= euler_error_bound(constants, L)
+            errors.append(gap)
+    slope, _ = np.polyfit(np.log(depths), np.log(errors), 1)
+    assert measured(abs(slope + 1), "slope of log error against log depth, plus one") < 0.05
+    # a bound of second order would be violated at depth 1024
+    assert errors[-1] > euler_error_bound(constants, 4) / 1024**2
+
+
+@pytest.mark.claim("thm-residual-euler")
+def test_euler_constant_cannot_be_halved(measured):
+    y0 = torch.zeros(1, 1, dtype=torch.float64)
+    for L in (1, 7, 100):
+        # f = t: K = 0, lam = 1. The sum of t_l h is 1/2 - h/2, the solution ends at 1/2.
+        end = residual_states(sample_layers(lambda t, y: t + 0 * y, L, y0), y0, 1 / L)[-1].item()
+        bound = euler_error_bound(Constants(0.0, 1.0, 1.0), L)
+        assert measured(abs(0.5 - end - bound), "f = t against the bound") < 1e-12
+        assert euler_error_bound(Constants(0.0, 0.0, 1.0), L) < 0.5 - end  # lam dropped: wrong
+        # f = K y with K = 0.1, lam = 0, M = K e^K: the bound is e^K K (e^K - 1) h / 2
+        K = 0.1
+        error = math.exp(K) - (1 + K / L) ** L
+        assert error <= euler_error_bound(Constants(K, 0.0, K * math.exp(K)), L)
+        assert error > euler_error_bound(Constants(K, 0.0, 0.0), L)  # K M dropped: wrong
+        assert error > 0.5 * euler_error_bound(Constants(K, 0.0, K * math.exp(K)), L)
+
+
+# --- invertibility and gradients ---------------------------------------------------------------
+
+
+@pytest.mark.claim("prop-residual-invertible")
+def test_deep_enough_network_is_invertible(measured):
+    net = smooth_net(3, scale=1.5)
+    K = field_constants(net, 1.0).K
+    depth = math.floor(K) + 1
+    net = ResidualNet(2, 8, depth, modes=3, scale=1.5, generator=gen(3)).double()
+    x = torch.randn(500, 2, generator=gen(4), dtype=torch.float64)
+    with torch.no_grad():
+        z = net(x)
+        assert measured((net.inverse(z) - x).abs().max(), "inverse of the network") < 1e-9
+        states, q = net.states(x), K / depth
+        for before, after in itertools.pairwise(states):
+            ratio = torch.pdist(after) / torch.pdist(before)
+            assert ratio.min() >= 1 - q and ratio.max() <= 1 + q
+
+
+@pytest.mark.claim("prop-residual-invertible")
+def test_larger_steps_collapse_and_swap(measured):
+    K, x = 2.0, torch.tensor([[-1.0], [0.5], [1.0]], dtype=torch.float64)
+
+    def layer(h):
+        return residual_states([lambda y: -K * y], x, h)[-1]
+
+    assert measured(layer(1 / K).abs().max(), "h K = 1 collapses to one point") < 1e-12
+    assert (layer(0.99 / K).diff(dim=0) > 0).all()
+    assert (layer(1.01 / K).diff(dim=0) < 0).all()
+    assert torch.allclose(invert_layer(lambda y: -K * y, layer(0.9 / K), 0.9 / K), x, atol=1e-9)
+    with pytest.raises(RuntimeError, match="h K < 1"):
+        invert_layer(lambda y: -K * y, layer(1.5 / K), 1.5 / K)
+
+
+@pytest.mark.claim("prop-residual-invertible")
+def test_crossing_comes_before_instability(measured):
+    """On y' = -Ky a step multiplies by 1 - hK: it crosses above hK = 1 and grows above hK = 2."""
+    K, one = 10.0, torch.ones(1, 1, dtype=torch.float64)
+    for hK, crosses, grows in ((0.9, False, False), (1.1, True, False), (2.1, True, True)):
+        path = residual_states([lambda y: -K * y] * 30, one, hK / K).flatten()
+        closed = (1 - hK) ** torch.arange(31, dtype=torch.float64)
+        assert measured((path / closed - 1).abs().max(), "powers of 1 - hK") < 1e-12
+        assert bool((path < 0).any()) == crosses and bool(path[-1].abs() > 1) == grows
+
+
+@pytest.mark.claim("prop-residual-gradient")
+def test_gradient_stays_between_the_bounds(measured):
+    g = torch.randn(200, 2, generator=gen(1), dtype=torch.float64)
+    net = smooth_net(4, scale=1.2)
+    K = field_constants(net, 1.0).K
+    for L in (math.floor(K) + 1, 64, 512):
+        x = torch.randn(200, 2, generator=gen(6), dtype=torch.float64, requires_grad=True)
+        (grad,) = torch.autograd.grad(net.states(x, depth=L)[-1], x, g)
+        ratio = grad.norm(dim=1) / g.norm(dim=1)
+        assert ratio.min() >= math.exp(-K / (1 - K / L)) and ratio.max() <= math.exp(K)
+    # the lower bound is met: f = -K y multiplies the gradient by (1 - K/L)^L -> e^{-K}
+    for K in (1.0, 10.0):
+        x = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
+        L = 10**4
+        end = residual_states([lambda y, K=K: -K * y] * L, x, 1 / L)[-1]
+        (grad,) = torch.autograd.grad(end.sum(), x)
+        assert measured(abs(grad.item() / (1 - K / L) ** L - 1), "gradient of f = -Ky") < 1e-9
+        assert abs(grad.item() / math.exp(-K) - 1) < K * K / L
+
+
+@pytest.mark.claim("prop-residual-gradient")
+def test_skip_connection_alone_does_not_save_the_gradient():
+    x = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
+    for factor, size in ((-1.0, 0.0), (1.0, 2.0**20)):  # h = 1, twenty layers: gone, or 2^20
+        end = residual_states([lambda y, k=factor: k * y] * 20, x, 1.0)[-1]
+        (grad,) = torch.autograd.grad(end.sum(), x)
+        assert grad.item() == size
+
+
+# --- the modules -------------------------------------------------------------------------------
+
+
+def test_free_and_smooth_weights():
+    y = torch.randn(5, 3, generator=gen())
+    free = ResidualNet(3, 4, depth=6, generator=gen())
+    assert free.W.shape == (6, 4, 3) and free(y).shape == (5, 3)
+    assert torch.equal(free.states(y)[-1], free(y))
+    manual = y
+    for V, W, b in zip(free.V, free.W, free.b, strict=True):
+        manual = manual + torch.tanh(manual @ W.T + b) @ V.T / 6
+    assert torch.allclose(free(y), manual, atol=1e-6)
+    smooth = ResidualNet(3, 4, depth=6, modes=2, generator=gen())
+    by_field = residual_states(sample_layers(smooth.field, 6, y), y, 1 / 6)
+    assert torch.allclose(smooth.states(y), by_field, atol=1e-6)
+    assert smooth.states(y, depth=9).shape == (10, 5, 3)
+    assert torch.equal(ResidualNet(3, 4, 6, modes=2, generator=gen()).W, smooth.W)
+
+
+def test_weights_follow_the_cosine_curve():
+    net = ResidualNet(2, 3, depth=4, T=2.0, modes=3, generator=gen()).double()
+    t = torch.tensor(0.7, dtype=torch.float64)
+    expected = sum(net.W[k] * math.cos(math.pi * k * 0.7 / 2) for k in range(3))
+    assert torch.allclose(net.weights(t)[1], expected, atol=1e-12)
+
+
+def test_field_takes_one_time_per_sample():
+    net = smooth_net()
+    y = torch.randn(7, 2, generator=gen(), dtype=torch.float64)
+    t = torch.rand(7, 1, generator=gen(1), dtype=torch.float64)
+    one_by_one = torch.stack([net.field(s[0], x) for s, x in zip(t, y, strict=True)])
+    assert torch.allclose(net.field(t, y), one_by_one, atol=1e-12)
+
+
+def test_free_weights_are_no_field():
+    net = ResidualNet(2, 3, depth=4, generator=gen())
+    with pytest.raises(ValueError, match="modes"):
+        net.field(torch.tensor(0.0), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="depth"):
+        net.states(torch.zeros(1, 2), depth=8)
+
+
+@pytest.mark.parametrize("bad", [{"dim": 0}, {"width": 0}, {"depth": 0}, {"modes": 0}])
+def test_sizes_are_checked(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        ResidualNet(**({"dim": 2, "width": 3, "depth": 4} | bad))
+
+
+def test_other_bad_input():
+    with pytest.raises(ValueError, match="depth"):
+        sample_layers(lambda t, y: y, 0, torch.zeros(1))
+    with pytest.raises(ValueError, match="activation"):
+        interpolating_net(torch.zeros(3), "sine")
+    with pytest.raises(ValueError, match="values"):
+        interpolating_net(torch.zeros(1))

@@ -1,0 +1,199 @@
+"""Claims on the training of stable networks, and the modules behind it."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch.nn import functional as F
+
+from nodes_tutorial.data.labelled2d import ellipses, pad, peaks, peaks_surface, swissroll
+from nodes_tutorial.ode.stability.conv import ConvStableNet, adjoint_kernel
+from nodes_tutorial.ode.stability.depth import smoothness_penalty, tikhonov_penalty
+from nodes_tutorial.ode.stability.multilevel import train_adam, train_blocks, train_multilevel
+from nodes_tutorial.ode.stability.networks import AntisymmetricNet, PlainNet, VerletNet
+from nodes_tutorial.ode.stability.newton import (
+    Classifier,
+    conjugate_gradient,
+    curvature,
+    fit_classifier,
+)
+from nodes_tutorial.ode.stability.objective import Objective
+
+f64 = torch.float64
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=gen(seed), dtype=f64)
+
+
+@pytest.mark.claim("prop-stability-descent")
+def test_every_truncated_solution_is_a_descent_direction(measured):
+    A = normal(30, 30)
+    H, r = A @ A.mT + 0.1 * torch.eye(30, dtype=f64), normal(30, seed=1)
+    P = torch.diag(1 / H.diagonal())
+    for preconditioner in (None, lambda v: P @ v):
+        values = []
+        for n in (1, 2, 5, 20, 200):
+            x, taken = conjugate_gradient(
+                lambda v: H @ v, r, preconditioner=preconditioner, max_iter=n, rtol=1e-12
+            )
+            assert taken <= n and r @ x > 0
+            values.append((x @ H @ x / 2 - r @ x).item())
+        assert all(b < a for a, b in itertools.pairwise(values))
+        error = (x - torch.linalg.solve(H, r)).norm() / x.norm()
+        assert measured(error, "conjugate gradients against LU") < 1e-8
+    # an indefinite matrix, as the full Hessian may be: its Newton step can point uphill
+    Q = torch.linalg.qr(A).Q
+    bad = Q @ torch.diag(torch.linspace(-1, 1, 30, dtype=f64) - 0.01) @ Q.mT
+    assert min(r @ torch.linalg.solve(bad, r) for r in normal(50, 30, seed=2)) < 0
+
+
+@pytest.mark.claim("prop-stability-descent")
+def test_curvature_is_the_positive_hessian_of_cross_entropy(measured):
+    z, label = normal(1, 5), torch.tensor([2])
+    H = torch.func.hessian(lambda z: F.cross_entropy(z[None], label))(z[0])
+    p = z.softmax(1)
+    ours = torch.stack([curvature(p, e[None])[0] for e in torch.eye(5, dtype=f64)], 1)
+    assert measured((ours - H).abs().max(), "curvature against autograd") < 1e-14
+    assert torch.linalg.eigvalsh(ours).min() > -1e-14
+    assert torch.linalg.eigvalsh(ours + 2 * p.mT @ p - 2 * torch.diag(p[0])).min() < -1e-2
+
+
+@pytest.mark.claim("prop-stability-descent")
+@pytest.mark.parametrize("classes", [2, 4])
+def test_newton_finds_the_one_minimizer(classes, measured):
+    y, label = normal(60, 3), torch.arange(60) % classes
+    y = y + label[:, None]
+
+    def value(v):
+        W = torch.as_tensor(v).view(4, classes)
+        fit = F.cross_entropy(y @ W[:-1] + W[-1], label)
+        return fit + 5e-3 * W.square().sum()
+
+    def both(v):
+        v = torch.tensor(v, requires_grad=True)
+        out = value(v)
+        return out.item(), torch.autograd.grad(out, v)[0].numpy()
+
+    best = minimize(both, np.zeros(4 * classes), jac=True, method="BFGS", options={"gtol": 1e-10})
+    for seed in range(3):
+        start = Classifier(5 * normal(3, classes, seed=seed), normal(classes, seed=seed))
+        c, reached = fit_classifier(y, label, start, alpha=1e-2)
+        found = torch.cat([c.W, c.mu[None]]).flatten()
+        error = (found - torch.from_numpy(best.x)).abs().max()
+        assert measured(error, "Newton-CG against scipy's BFGS") < 1e-6
+        assert abs(reached - best.fun) < 1e-10
+
+
+def test_objective_and_its_curvature():
+    x, label = ellipses(40, gen(), dtype=f64)
+    net = PlainNet(2, 6, 3.0, generator=gen(), dtype=f64)
+    net.K.data += normal(6, 2, 2)
+    objective = Objective(x, label, alpha=0.3, beta=0.2, smooth=0.7)
+    R = objective.curvature(6, net.h, x)
+    quadratic = sum((w.flatten(1).mT @ R * w.flatten(1).mT).sum() / 2 for w in net.weights)
+    assert torch.isclose(quadratic, objective.penalty(net.weights, net.h))
+    by_hand = 0.7 * smoothness_penalty(net.weights, 0.5) + 0.2 * tikhonov_penalty(net.weights, 0.5)
+    assert torch.isclose(0.3 * by_hand, objective.penalty(net.weights, net.h))
+
+
+@pytest.mark.parametrize("kind", [AntisymmetricNet, VerletNet])
+def test_block_descent_never_goes_up_and_stops_at_its_goal(kind):
+    x, label = ellipses(200, gen(), dtype=f64)
+    net = kind(2, 8, 8.0, generator=gen(), dtype=f64)
+    level = train_blocks(net, Objective(x, label), max_iter=12)
+    assert (np.diff(level.history) <= 1e-9).all() and level.iterations <= 12
+    assert level.history[-1] < level.history[0] - 0.1
+    again = kind(2, 8, 8.0, generator=gen(), dtype=f64)
+    goal = level.history[3]
+    short = train_blocks(again, Objective(x, label), max_iter=12, goal=goal)
+    assert short.history[-1] <= goal and short.iterations <= 3
+
+
+def test_warm_start_begins_where_the_coarse_level_ended():
+    x, label = ellipses(200, gen(), dtype=f64)
+    net = VerletNet(2, 16, 4.0, generator=gen(), dtype=f64)
+    levels = train_multilevel(net, Objective(x, label), 3, max_iter=20)
+    assert [level.net.layers for level in levels] == [16, 32, 64]
+    cold = VerletNet(2, 64, 4.0, generator=gen(), dtype=f64)
+    start = train_blocks(cold, Objective(x, label), max_iter=0).history[0]
+    assert levels[2].history[0] < (levels[1].history[-1] + start) / 2
+    with pytest.raises(ValueError, match="levels must be at least 1, got 0"):
+        train_multilevel(net, Objective(x, label), 0)
+
+
+def test_adam_lowers_the_same_objective():
+    x, label = ellipses(100, gen(), dtype=f64)
+    net = VerletNet(2, 8, 4.0, generator=gen(), dtype=f64)
+    level = train_adam(net, Objective(x, label), max_iter=60)
+    assert level.iterations == 60 and level.history[-1] < 0.8 * level.history[0]
+    assert 0 <= level.accuracy(x, label) <= 1
+
+
+# --- convolutions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("thm-stability-antisymmetric")
+def test_convolution_of_the_antisymmetric_kernel_is_an_antisymmetric_matrix(measured):
+    net = ConvStableNet("antisymmetric", 2, 1, 1.0, gamma=0.3, generator=gen()).double()
+    basis = torch.eye(2 * 5 * 5, dtype=f64).view(-1, 2, 5, 5)
+    with torch.no_grad():
+        A = F.conv2d(basis, net.operators()[0], padding=1).flatten(1)
+        plain = F.conv2d(basis, net.K[0], padding=1).flatten(1)
+        star = F.conv2d(basis, adjoint_kernel(net.K[0]), padding=1).flatten(1)
+    gap = (A + A.mT + 0.3 * torch.eye(50, dtype=f64)).abs().max()
+    assert measured(gap, "K - K^T of a convolution") < 1e-13
+    assert (star - plain.mT).abs().max() < 1e-13
+    unflipped = F.conv2d(basis, net.K[0].detach().transpose(0, 1), padding=1).flatten(1)
+    assert (unflipped - plain.mT).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["plain", "antisymmetric", "verlet"])
+def test_convolutional_networks_refine(kind):
+    net = ConvStableNet(kind, 3, 8, 2.0, hidden=2, generator=gen()).double()
+    x = normal(4, 3, 6, 6)
+    fine = net.refined()
+    assert len(fine.K) == 16 and fine.h == net.h / 2
+    with torch.no_grad():
+        first = (fine(x) - net(x)).abs().max()
+        second = (fine.refined()(x) - fine(x)).abs().max()
+    assert second < 0.6 * first
+    net(x).sum().backward()
+    assert all(w.grad.abs().max() > 0 for w in net.weights)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        ConvStableNet("other", 3, 8, 2.0)
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def test_generators_follow_their_definitions():
+    x, label = ellipses(2001, gen(), dtype=f64)
+    radius = (x / torch.tensor([1.0, 0.4])).norm(dim=1)
+    assert torch.equal(radius >= 1, label == 1) and radius.max() <= 2
+    assert abs(radius[label == 0].mean() - 0.5) < 0.03 and len(x) == 2001
+    x, label = swissroll(dtype=f64)
+    radius = x.norm(dim=1)
+    assert label.bincount().tolist() == [513, 513]
+    assert (radius[label == 1] - radius[label == 0] - 0.2).abs().max() < 1e-12
+    x, label = peaks(50, gen(), dtype=f64)
+    assert label.bincount().tolist() == [50] * 5 and len(x.unique(dim=0)) == 250
+    order = [peaks_surface(x[label == c]) for c in range(5)]
+    assert all(a.max() < b.min() for a, b in itertools.pairwise(order))
+    assert abs(peaks_surface(torch.tensor([-0.0093, 1.5814], dtype=f64)) - 8.1062) < 1e-4
+    assert pad(x, 4).shape == (250, 4) and (pad(x, 4)[:, 2:] == 0).all()
+
+
+def test_bad_data_arguments_are_named():
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        ellipses(0)
+    with pytest.raises(ValueError, match="per_class must be at most"):
+        peaks(60_000)
+    with pytest.raises(ValueError, match="dim must be at least 2, got 1"):
+        pad(torch.zeros(1, 2), 1)

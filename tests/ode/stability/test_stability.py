@@ -1,0 +1,372 @@
+"""Claims on stable architectures, and the networks of `ode.stable`."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nodes_tutorial.ode.stability.networks import (
+    AntisymmetricNet,
+    LeapfrogNet,
+    PlainNet,
+    VerletNet,
+    prolong,
+    smoothness_penalty,
+    tikhonov_penalty,
+)
+
+f64 = torch.float64
+KINDS = {
+    "plain": lambda **how: PlainNet(3, 7, 2.0, **how),
+    "antisymmetric": lambda **how: AntisymmetricNet(3, 7, 2.0, gamma=0.3, **how),
+    "leapfrog": lambda **how: LeapfrogNet(3, 7, 2.0, **how),
+    "verlet": lambda **how: VerletNet(3, 7, 2.0, hidden=5, **how),
+}
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=gen(seed), dtype=f64)
+
+
+def rough(kind, seed=0):
+    """A network whose layers differ."""
+    net = KINDS[kind](generator=gen(seed), dtype=f64)
+    with torch.no_grad():
+        for i, w in enumerate(net.weights):
+            w.add_(0.5 * normal(*w.shape, seed=10 * seed + i))
+    return net
+
+
+# --- stability of Euler's method ------------------------------------------------------------------
+
+
+@pytest.mark.claim("thm-stability-euler-region")
+def test_powers_of_the_euler_matrix_are_bounded_exactly_in_the_disc(measured):
+    h, worst = 0.3, 0.0
+    for seed in range(40):
+        V, lam = normal(4, 4, seed=seed), torch.zeros(4, 4, dtype=f64)
+        a, w = 3 * normal(2, seed=100 + seed) - 2
+        lam[:2, :2] = torch.stack([torch.stack([a, w]), torch.stack([-w, a])])
+        lam[2, 2], lam[3, 3] = -1.0, -2.0
+        J = V @ lam @ torch.linalg.inv(V)
+        radius = (1 + h * torch.linalg.eigvals(J)).abs().max().item()
+        size = torch.linalg.matrix_power(torch.eye(4, dtype=f64) + h * J, 400).abs().max().item()
+        grows = math.log(size) / 400
+        if abs(radius - 1) > 0.05:
+            assert (size < 1e6) == (radius <= 1)
+        worst = max(worst, abs(grows - math.log(radius)) if radius > 1 else 0.0)
+    assert measured(worst, "growth rate against log of the spectral radius") < 0.02
+    # modulus one and a Jordan block: the disc alone does not suffice
+    jordan = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=f64)
+    assert torch.linalg.matrix_power(torch.eye(2, dtype=f64) + h * jordan, 1000).max() > 100
+
+
+@pytest.mark.claim("thm-stability-antisymmetric")
+@pytest.mark.parametrize("zeros", [0, 2, 5])
+def test_real_parts_for_antisymmetric_matrices(zeros, measured):
+    K, s = normal(200, 5, 5), normal(200, 5, seed=1).abs()
+    s[:, :zeros] = 0
+    A = (K.mT - K) / 2
+    real = torch.linalg.eigvals(s[..., None] * A).real.abs().max()
+    # a zero eigenvalue of a defective matrix moves by the root of the rounding error
+    assert measured(real, "real part, gamma = 0") < (1e-12 if zeros == 0 else 2e-6)
+    damped = s[..., None] * (A - 0.35 * torch.eye(5, dtype=f64))
+    assert torch.linalg.eigvals(damped).real.max() < 1e-6
+    wrong = s[..., None] * (K - 0.35 * torch.eye(5, dtype=f64))  # not antisymmetrized
+    assert zeros == 5 or torch.linalg.eigvals(wrong).real.max() > 0.1
+    if zeros == 0:
+        s_min, s_max = s.min(1).values, s.max(1).values
+        values = torch.linalg.eigvals(damped).real
+        assert (values <= -0.35 * s_min[:, None] + 1e-9).all()
+        assert (values >= -0.35 * s_max[:, None] - 1e-9).all()
+
+
+@pytest.mark.claim("prop-stability-counterexample")
+def test_stable_weights_do_not_make_a_stable_field(measured):
+    A = torch.tensor([[1.0, -4.0], [1.0, -2.0]], dtype=f64)
+    s = torch.tensor([1.0, 0.1], dtype=f64)
+    before, after = torch.linalg.eigvals(A), torch.linalg.eigvals(s[:, None] * A)
+    imag = torch.tensor([math.sqrt(7) / 2, 0.2], dtype=f64)
+    error = max(
+        (before.real + 0.5).abs().max(),
+        (after.real - 0.4).abs().max(),
+        (before.imag.abs() - imag[0]).abs().max(),
+        (after.imag.abs() - imag[1]).abs().max(),
+    )
+    assert measured(error, "against the characteristic polynomials") < 1e-12
+    # slopes of tanh that do this, at the state where K^T y = arctanh(sqrt(1 - s))
+    y = torch.linalg.solve(A, torch.atanh(torch.sqrt(1 - s)))
+    net = PlainNet(2, 1, 1.0, dtype=f64)
+    with torch.no_grad():
+        net.K.copy_(A.mT[None])
+        net.b.zero_()
+    assert (net.eigenvalues(y[None]).real - 0.4).abs().max() < 1e-7
+    # D A is stable for all D >= 0 if A + A^T is negative semidefinite
+    assert torch.linalg.eigvalsh(A + A.mT).max() > 0
+
+
+@pytest.mark.claim("prop-stability-growth")
+@pytest.mark.parametrize("h, omega, gamma", [(0.1, 1.0, 0.0), (0.3, 2.0, 0.0), (0.1, 1.0, 0.08)])
+def test_growth_of_euler_on_a_rotation(h, omega, gamma, measured):
+    A = torch.tensor([[-gamma, -omega], [omega, -gamma]], dtype=f64)
+    step, y = torch.eye(2, dtype=f64) + h * A, normal(2)
+    for n in (1, 10, 200):
+        size = (torch.linalg.matrix_power(step, n) @ y).norm() / y.norm()
+        factor = ((1 - h * gamma) ** 2 + h**2 * omega**2) ** (n / 2)
+        assert measured((size / factor - 1).abs(), "growth") < 1e-11
+        assert n == 1 or abs(size / (1 + h * omega) ** n - 1) > 1e-2
+    limit = 2 * gamma / (gamma**2 + omega**2)
+    for inside in (0.99, 1.01):
+        radius = (1 - inside * limit * gamma) ** 2 + (inside * limit * omega) ** 2
+        assert gamma == 0 or (radius < 1) == (inside < 1)
+
+
+@pytest.mark.claim("prop-stability-growth")
+def test_antisymmetric_net_grows_without_damping_and_not_with_it():
+    y = 1e-3 * normal(20, 2)
+    sizes = {}
+    for gamma in (0.0, 1.0):
+        net = AntisymmetricNet(2, 400, 200.0, gamma=gamma, dtype=f64)
+        with torch.no_grad():
+            net.K.copy_(torch.tensor([[0.0, -1.0], [1.0, 0.0]]).expand_as(net.K))
+            net.b.zero_()
+        sizes[gamma] = (net(y).norm(dim=1) / y.norm(dim=1)).min().item()
+    assert sizes[0.0] > 100 and sizes[1.0] < 1
+
+
+EXAMPLE = {  # the paper's matrix, the distance of y1 and y2 after ten layers
+    "K+": ([[2.0, -2.0], [0.0, 2.0]], 1.2071),
+    "K-": ([[-2.0, 0.0], [2.0, -2.0]], 0.0787),
+    "K0": ([[0.0, -1.0], [1.0, 0.0]], 0.2973),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLE)
+def test_first_example_of_the_paper(name):
+    K, distance = EXAMPLE[name]
+    net = PlainNet(2, 10, 1.0, dtype=f64)
+    with torch.no_grad():
+        net.K.copy_(torch.tensor(K).expand_as(net.K))
+        net.b.zero_()
+    y = torch.tensor([[0.1, 0.1], [-0.1, -0.1], [0.0, 0.5]], dtype=f64)
+    end = net(y)
+    assert abs((end[0] - end[1]).norm() - distance) < 5e-5
+    if name == "K-":
+        with torch.no_grad():
+            net.K[:, 1, 1] = -1.0  # as the slides print it
+        end = net(y)
+        assert abs((end[0] - end[1]).norm() - 0.1373) < 5e-5
+
+
+# --- second-order networks ------------------------------------------------------------------------
+
+
+@pytest.mark.claim("prop-stability-second-order")
+@pytest.mark.parametrize("kind", ["leapfrog", "verlet"])
+def test_eigenvalues_of_second_order_networks_are_imaginary(kind, measured):
+    for seed in range(5):
+        values = rough(kind, seed).eigenvalues(normal(50, 3, seed=seed))
+        assert measured(values.real.abs().max(), "real part") < 1e-6  # 0 is a double root
+    assert values.imag.abs().max() > 0.1
+
+
+@pytest.mark.claim("prop-stability-second-order")
+def test_the_other_sign_in_the_second_row_is_a_saddle():
+    net, y = rough("verlet"), normal(50, 3)
+    J = net.jacobians(y)
+    J[..., 3:, :] *= -1  # z' = +tanh(K^T y + b), as printed
+    assert torch.linalg.eigvals(J).real.max() > 0.1
+
+
+@pytest.mark.claim("prop-stability-second-order")
+def test_block_form_flips_the_second_bias(measured):
+    K, b, y, z = normal(4, 4), normal(4, seed=1), normal(4, seed=2), normal(4, seed=3)
+    zero = torch.zeros_like(K)
+    block = torch.cat([torch.cat([zero, K], 1), torch.cat([-K.mT, zero], 1)])
+    printed = torch.tanh(block @ torch.cat([y, z]) + torch.cat([b, b]))
+    pair = torch.cat([torch.tanh(K @ z + b), -torch.tanh(K.mT @ y + b)])
+    flipped = torch.cat([torch.tanh(K @ z + b), -torch.tanh(K.mT @ y - b)])
+    assert measured((printed - flipped).abs().max(), "block form against flipped bias") < 1e-14
+    assert (printed - pair).abs().max() > 0.1
+
+
+@pytest.mark.claim("prop-stability-second-order")
+def test_verlet_network_keeps_volume_and_is_no_hamiltonian_map():
+    K, b, c = normal(2, 2), normal(2, seed=1), normal(2, seed=2)
+
+    def layer(x):
+        z = x[2:] - 0.5 * torch.tanh(x[:2] @ K + b)
+        return torch.cat([x[:2] + 0.5 * torch.tanh(z @ K.mT + c), z])
+
+    M = torch.func.jacrev(layer)(normal(4, seed=3))
+    omega = torch.zeros(4, 4, dtype=f64)
+    omega[:2, 2:], omega[2:, :2] = torch.eye(2), -torch.eye(2)
+    assert abs(torch.linalg.det(M) - 1) < 1e-13
+    assert (M.mT @ omega @ M - omega).abs().max() > 1e-2
+
+
+# --- the networks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_pass_equals_the_layer_by_layer_one_with_all_gradients(kind):
+    net, y, w = rough(kind), normal(4, 3).requires_grad_(), normal(4, 3, seed=1)
+    fast, slow = net(y), net.states(y)
+    assert len(slow) == net.layers + 1
+    assert (fast - slow[-1]).abs().max() < 1e-14
+    ours = torch.autograd.grad((fast * w).sum(), [y, *net.weights])
+    theirs = torch.autograd.grad((slow[-1] * w).sum(), [y, *net.weights])
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind):
+    net = rough(kind)
+
+    def run(y, *weights):
+        from nodes_tutorial.ode.stability.sweeps import propagate
+
+        return propagate(net.sweep, net.h, y, *net.operators(*weights))
+
+    weights = [w.detach().requires_grad_() for w in net.weights]
+    assert torch.autograd.gradcheck(run, (normal(2, 3).requires_grad_(), *weights))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linearization_is_the_jacobian_and_its_transpose(kind):
+    net, y, g = rough(kind), normal(4, 3), normal(4, 3, seed=5)
+    change = tuple(normal(*w.shape, seed=i) for i, w in enumerate(net.weights))
+    linear = net.linearize(y)
+    assert (linear.out - net(y)).abs().max() < 1e-14
+    left = (linear.push(change) * g).sum()
+    right = sum((v * w).sum() for v, w in zip(change, linear.pull(g), strict=True))
+    assert abs(left - right) < 1e-12
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            moved = [w + sign * 1e-5 * v for w, v in zip(net.weights, change, strict=True)]
+            ends.append(net.sweep.run(net.h, y, *net.operators(*moved))[0])
+    assert ((ends[0] - ends[1]) / 2e-5 - linear.push(change)).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jacobians_against_autograd(kind):
+    net, y = rough(kind), normal(2, 3)
+    depth, size = 3, net.jacobians(y).shape[-1]
+    with torch.no_grad():
+        operators = [w[depth] for w in net.operators(*net.weights)]
+
+    def field(x):
+        if kind == "verlet":
+            K, b, c = operators
+            return torch.cat([torch.tanh(K @ x[3:] + c), -torch.tanh(K.mT @ x[:3] + b)])
+        A, b = operators
+        force = torch.tanh(x[:3] @ A + b)
+        return torch.cat([x[3:], force]) if kind == "leapfrog" else force
+
+    with torch.no_grad():
+        _, record = net.sweep.run(net.h, y, *net.operators(*net.weights))
+    state = record.states[0][depth, 0]
+    if kind == "verlet":  # the slopes of the kick at y and of the drift at the new z
+        state = torch.cat([state, record.states[1][depth + 1, 0]])
+    elif kind == "leapfrog":
+        state = torch.cat([state, torch.zeros(3, dtype=f64)])
+    with torch.no_grad():
+        dense = torch.func.jacrev(field)(state)
+    assert dense.shape == (size, size)
+    assert (net.jacobians(y)[depth, 0] - dense).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_follow_the_generator_and_do_not_change_with_depth(kind):
+    one, two = (KINDS[kind](generator=gen(3)) for _ in range(2))
+    for a, b in zip(one.weights, two.weights, strict=True):
+        assert torch.equal(a, b) and (a == a[:1]).all()
+    y = torch.zeros(2, 3)
+    assert one(y).dtype == torch.float32
+    assert one.double()(y.double()).dtype == f64
+    fresh = KINDS[kind](generator=gen(4), dtype=f64)
+    fresh.load_state_dict(one.state_dict())
+    assert torch.equal(fresh(y.double()), one(y.double()))
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="layers"):
+        PlainNet(2, 0, 1.0)
+    with pytest.raises(ValueError, match="T must be positive"):
+        PlainNet(2, 1, 0.0)
+    with pytest.raises(ValueError, match="gamma must be at least 0, got -1"):
+        AntisymmetricNet(2, 1, 1.0, gamma=-1)
+    with pytest.raises(ValueError, match="hidden must be positive, got 0"):
+        VerletNet(2, 1, 1.0, hidden=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_run_on_a_gpu(kind):
+    net, y = rough(kind), normal(4, 3)
+    here = net(y)
+    assert (net.cuda()(y.cuda()).cpu() - here).abs().max() < 1e-12
+
+
+# --- weights as curves ----------------------------------------------------------------------------
+
+
+@pytest.mark.claim("prop-stability-prolong")
+def test_prolongation_is_numpy_interpolation_and_keeps_the_energy(measured):
+    w, h = normal(6, 2, 3), 0.7
+    fine = prolong(w)
+    times, grid = np.arange(6) * h, np.arange(12) * h / 2
+    oracle = np.stack([np.interp(grid, times, c) for c in w.flatten(1).T.numpy()], 1)
+    error = (fine.flatten(1) - torch.from_numpy(oracle)).abs().max()
+    assert measured(error, "against numpy.interp") < 1e-14
+    energy = smoothness_penalty([w], h)
+    gap = (smoothness_penalty([fine], h / 2) - energy).abs()
+    assert measured(gap / energy, "smoothness energy") < 1e-13
+    doubled = w.repeat_interleave(2, 0)  # piecewise constant: the energy doubles
+    assert abs(smoothness_penalty([doubled], h / 2) / energy - 2) < 1e-12
+
+
+@pytest.mark.claim("prop-stability-prolong")
+@pytest.mark.parametrize("kind", ["plain", "antisymmetric", "verlet", "leapfrog"])
+def test_refinement_moves_the_output_by_order_h(kind):
+    y, gaps = normal(20, 3), []
+    net = KINDS[kind](generator=gen(), dtype=f64)
+    with torch.no_grad():
+        for i, w in enumerate(net.weights):
+            w.add_(
+                0.3
+                * normal(1, *w.shape[1:], seed=i)
+                * torch.linspace(-1, 1, 7, dtype=f64).view(-1, *[1] * (w.dim() - 1))
+            )
+        for _ in range(7):
+            fine = net.refined()
+            gaps.append((fine(y) - net(y)).abs().max().item())
+            net = fine
+    slopes = np.diff(np.log2(gaps))[-3:]
+    assert np.all(slopes < -0.9)  # leapfrog and Verlet do better
+
+
+def test_penalties_against_loops():
+    w = [normal(5, 2, 2), normal(5, 3, seed=1)]
+    rough_part = sum(((v[j] - v[j - 1]) ** 2).sum() for v in w for j in range(1, 5)) / (2 * 0.3)
+    large_part = sum((v[j] ** 2).sum() for v in w for j in range(5)) * 0.3 / 2
+    assert torch.isclose(smoothness_penalty(w, 0.3), rough_part)
+    assert torch.isclose(tikhonov_penalty(w, 0.3), large_part)
+
+
+def test_smooth_classifiers_pay_by_the_lattice():
+    W = normal(5, 7)
+    found = smoothness_penalty([W, W.mT], 1.0)
+    path = [torch.eye(n, dtype=f64).diff(dim=0) for n in W.shape]
+    rows, columns = (D.mT @ D for D in path)
+    eye = [torch.eye(n, dtype=f64) for n in W.shape]
+    laplacian = torch.kron(rows, eye[1]) + torch.kron(eye[0], columns)
+    assert torch.allclose(found, W.flatten() @ laplacian @ W.flatten() / 2)
+    assert smoothness_penalty([torch.ones(5, 7), torch.ones(7, 5)], 1.0) == 0
