@@ -24,6 +24,7 @@ STATEMENTS = (
     "definition",
     "remark",
     "example",
+    "observation",
 )
 COUNTED = {**{f"prf:{kind}": "theorem" for kind in STATEMENTS}, "prf:algorithm": "algorithm"}
 
