@@ -10,7 +10,7 @@ from sphinx.directives.code import LiteralIncludeReader
 from tools.inline import Edits, edit_inline, image, relative
 from tools.macros import expand
 from tools.myst import Directive, MarkupError, directive, parse
-from tools.numbering import COUNTED, Numbered, Sections, labels
+from tools.numbering import COUNTED, Numbered, Sections, kind_of, labels
 from tools.project import ROOT, Chapter, address
 
 KEPT = {
@@ -139,8 +139,10 @@ class Converter:
         return head + self.text(text)
 
     def _heading(self, item: Directive, label: str) -> str:
-        kind = item.name.removeprefix("prf:").capitalize()
-        head = _link(labels()[label], labels()[label].name) if label in labels() else kind
+        if item.name == "prf:observation" and not label:
+            raise MarkupError("a finding without a label")
+        known = labels().get(label)
+        head = _link(known, known.name) if known else kind_of(item.name)
         title = f" ({self.text(item.argument)})" if item.argument else ""
         return f"**{head}{title}.**"
 

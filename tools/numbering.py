@@ -26,6 +26,7 @@ STATEMENTS = (
     "example",
     "observation",
 )
+NAMES = {"observation": "finding"}  # what a kind is called, where that is another word
 COUNTED = {**{f"prf:{kind}": "theorem" for kind in STATEMENTS}, "prf:algorithm": "algorithm"}
 
 
@@ -108,11 +109,16 @@ class Sections:
         return ".".join(map(str, self.stack))
 
 
+def kind_of(directive: str) -> str:
+    """What a numbered directive is called: `prf:theorem` -> `Theorem`."""
+    kind = directive.removeprefix("prf:")
+    return NAMES.get(kind, kind).capitalize()
+
+
 def _count_directive(item: Directive, count) -> None:
     label, numbered = item.options.get("label"), "nonumber" not in item.options
     if item.name in COUNTED and numbered:
-        kind = item.name.removeprefix("prf:").capitalize()
-        count(kind, COUNTED[item.name], label)
+        count(kind_of(item.name), COUNTED[item.name], label)
     elif item.name == "exercise" and numbered:
         count("Exercise", "exercise", label)
     elif item.name == "figure" and item.body:

@@ -33,6 +33,7 @@ def warnings(tmp_path: Path):
         settings = {
             "extensions": ["myst_parser", "sphinx_proof", "nodes_book.claims"],
             "root_doc": "index",
+            "source_suffix": {".md": "markdown"},
             "html_theme_options": {"repository_url": "https://github.com/o/r"},
             "exclude_patterns": ["out"],
             "suppress_warnings": ["ref.doc"],

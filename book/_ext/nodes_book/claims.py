@@ -1,9 +1,10 @@
-"""Numbered statements and the tests that check them.
+"""Numbered statements and findings, and what checks them.
 
 Each `prf:theorem`, `prf:proposition`, `prf:lemma` and `prf:corollary` box ends with links to the
-tests that carry its label. A statement without a test, and a mark without a statement, are
-warnings, and the book is built with warnings as errors. The directive `statements` lists all of
-them with the largest error that `make book` measured (`_build/claims.json`).
+tests that carry its label, and each finding also with links to its assertions. A box without a
+check, and a mark without a box, are warnings, and the book is built with warnings as errors. The
+directive `statements` lists all of them with the largest error that `make book` measured
+(`_build/claims.json`) and the worst margin that `make robust` did (`results/robust.json`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from tools.findings import margins
+
+from . import findings
 from .marks import ClaimTest, claim_tests
 
 log = logging.getLogger(__name__)
-KINDS = ("theorem", "proposition", "lemma", "corollary")
+KINDS = ("theorem", "proposition", "lemma", "corollary", "finding")
 PAGE = "book/verified"
 
 
@@ -69,13 +73,14 @@ def source_link(app: Sphinx, test: ClaimTest) -> nodes.reference:
 
 
 def annotate(app: Sphinx, doctree: nodes.document) -> None:
-    """Remember the statements of a page, and end each box with links to its tests."""
+    """Remember the statements of a page, and end each box with links to its checks."""
     env = app.env
+    asserted = findings.on_page(app)
     for node in doctree.findall(lambda n: isinstance(n, nodes.Element) and "realtype" in n):
         if node["realtype"] not in KINDS:
             continue
         label = node["label"]
-        if re.fullmatch(rf"{node['realtype']}-\d+", label):
+        if re.fullmatch(rf"({node['realtype']}|observation)-\d+", label):
             log.warning("a %s without a label", node["realtype"], location=node)
             continue
         title = next(iter(node.findall(nodes.title)))
@@ -84,20 +89,24 @@ def annotate(app: Sphinx, doctree: nodes.document) -> None:
             "kind": node["realtype"],
             "counter": node["countertype"],
             "title": [child.deepcopy() for child in title.children],
+            "assertions": asserted.get(label, []),
         }
-        tests = env.book_claims.get(label, [])
-        if not tests:
-            log.warning('no test is marked claim("%s")', label, location=node)
+        links = findings.links(doctree, asserted.get(label, []), label)
+        links += [source_link(app, test) for test in env.book_claims.get(label, [])]
+        if not links:
+            what = "no assertion bears it, and " if node["realtype"] == "finding" else ""
+            log.warning('%sno test is marked claim("%s")', what, label, location=node)
             continue
         line = nodes.paragraph(classes=["checked-by"])
         line += nodes.Text("Checked by ")
-        for i, test in enumerate(tests):
+        for i, link in enumerate(links):
             line += [nodes.Text(", ")] if i else []
-            line += source_link(app, test)
+            line += link
         line += nodes.Text(" · ")
+        more = "margins" if node["realtype"] == "finding" else "measured errors"
         xref = addnodes.pending_xref(
             "",
-            nodes.inline("", "measured errors"),
+            nodes.inline("", more),
             refdomain="std",
             reftype="doc",
             refdoc=env.docname,
@@ -138,7 +147,8 @@ def number(env: BuildEnvironment, label: str) -> tuple[int, ...]:
 
 
 def table(app: Sphinx, docname: str, labels: list[str], errors: dict) -> nodes.table:
-    head = ["Statement", "Tests, and the largest error that each measured"]
+    head = ["Statement or finding", "Its checks, with the largest error or the worst margin"]
+    worst = margins(Path(app.srcdir) / "results" / "robust.json")
     group = nodes.tgroup(cols=len(head))
     group += [nodes.colspec(colwidth=w) for w in (40, 60)]
     group += nodes.thead("", _row([[nodes.Text(text)] for text in head]))
@@ -150,12 +160,17 @@ def table(app: Sphinx, docname: str, labels: list[str], errors: dict) -> nodes.t
         statement = [nodes.reference("", text, refuri=uri, internal=True)]
         statement += [child.deepcopy() for child in entry["title"]]
         tests = nodes.line_block()
+        for check in entry["assertions"]:
+            text = nodes.literal(check.text, check.text)
+            tests += nodes.line("", "", text, nodes.Text(f" (if false: {check.null})"))
         for test in app.env.book_claims.get(label, []):
             tests += nodes.line("", "", source_link(app, test))
             values = nodes.line_block()
             for what, value in sorted(errors.get(test.node, {}).items()):
                 values += nodes.line("", f"{value:.1e} ({what})")
             tests += [values] if len(values) else []
+        if entry["kind"] == "finding":
+            tests += nodes.line("", findings.margin(worst.get(label)))
         body += _row([statement, [tests]])
     group += body
     return nodes.table("", group, classes=["statements"])
