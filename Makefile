@@ -14,7 +14,7 @@ SOURCES := $(shell find book nodes_tutorial tests tools notebooks -type f -not -
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test serve bench unit lint notebooks notebooks-here address clean
+.PHONY: book test serve bench robust unit lint notebooks notebooks-here address clean
 .DELETE_ON_ERROR:
 
 book: $(HTML)/.stamp
@@ -31,6 +31,11 @@ bench: .venv/.bench
 	$(BIN)/python benchmarks/ode.py $(RECORD)
 	$(BIN)/python benchmarks/flows.py $(RECORD_FLOWS)
 	$(BIN)/python benchmarks/latent.py $(RECORD_LATENT)
+
+# the chapters under other arithmetic, threads and seeds; C=ode/stability limits it to a chapter
+robust: .venv/.stamp
+	$(BIN)/python -m tools.notebooks
+	$(BIN)/python -m tools.robust $(C)
 
 # quick checks for an author: no site, no notebooks
 unit: .venv/.stamp lint

@@ -1,11 +1,9 @@
 """Executed notebooks, kept under `_build/executed` with a key and what they cost.
 
-The key covers what can change a result: the code cells, the package below and in the chapter's
-part, the pins, the interpreter, torch as installed, and the data that is at hand. A notebook whose
-key is unchanged is never executed again, neither by `make book` nor by `make test`.
+The key covers what can change a result: the code cells, the modules of the package that they reach
+by their imports, the pins, the interpreter, torch as installed, and the data that is at hand. A
+notebook whose key is unchanged is never executed again, neither by `make book` nor by `make test`.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -17,19 +15,10 @@ from pathlib import Path
 
 import nbformat
 
-from tools import myst
+from tools import closure, myst
 from tools.project import BUILD, ROOT, Chapter
 
 STORE = BUILD / "executed"
-# parts from the ground up, as the contract in pyproject.toml layers them
-LAYERS = (
-    ("ode",),
-    ("flows",),
-    ("bayes",),
-    ("implicit", "invariance", "generalization"),
-    ("meta",),
-    ("experiments",),
-)
 
 
 def notebook_path(chapter: Chapter) -> Path:
@@ -42,10 +31,15 @@ def record_path(chapter: Chapter) -> Path:
 
 def key(chapter: Chapter) -> str:
     """The digest of everything that the outputs of a chapter depend on."""
-    digest = hashlib.sha256(_environment(chapter.part).encode())
-    for cell in myst.cells(chapter.source):
-        if cell.cell_type == "code":
-            digest.update(cell.source.encode() + b"\0")
+    return hashlib.sha256(f"{_environment()} {code_key(chapter)}".encode()).hexdigest()[:20]
+
+
+def code_key(chapter: Chapter) -> str:
+    """The digest of the code cells and of the modules that they reach, on any machine the same."""
+    cells = [cell.source for cell in myst.cells(chapter.source) if cell.cell_type == "code"]
+    digest = hashlib.sha256(closure.digest(closure.closure(cells)).encode())
+    for cell in cells:
+        digest.update(cell.encode() + b"\0")
     return digest.hexdigest()[:20]
 
 
@@ -59,11 +53,10 @@ def same_code(chapter: Chapter) -> bool:
     return ours == theirs
 
 
-@lru_cache(maxsize=8)
-def _environment(part: str) -> str:
+@lru_cache(maxsize=1)
+def _environment() -> str:
     digest = hashlib.sha256(f"{sys.version_info[:2]} torch {version('torch')}".encode())
-    for path in [*package_files(part), ROOT / "constraints.txt"]:
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    digest.update((ROOT / "constraints.txt").read_bytes())
     data = os.environ.get("NODES_TUTORIAL_DATA")
     if data:
         for path in sorted(Path(data).rglob("*")):
@@ -71,15 +64,6 @@ def _environment(part: str) -> str:
                 name = path.relative_to(data).as_posix()
                 digest.update(f"{name} {path.stat().st_size}".encode())
     return digest.hexdigest()
-
-
-def package_files(part: str) -> list[Path]:
-    """The modules that a chapter of this part may import: not those of the parts above it."""
-    package = ROOT / "nodes_tutorial"
-    level = next((i for i, layer in enumerate(LAYERS) if part in layer), len(LAYERS))
-    above = {name for layer in LAYERS[level + 1 :] for name in layer}
-    files = sorted(package.rglob("*.py"))
-    return [path for path in files if path.relative_to(package).parts[0] not in above]
 
 
 def record(chapter: Chapter) -> dict | None:

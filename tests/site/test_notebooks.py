@@ -213,9 +213,14 @@ def test_results_are_keyed_on_code_package_and_pins(copy):
         file.write("\n```{code-cell} ipython3\n1 + 1\n```\n")
     edited = keys()
     assert {slug for slug in first if edited[slug] != first[slug]} == {chapter.slug}
-    for changed in ("nodes_tutorial/__init__.py", "constraints.txt"):
-        before = keys()
-        with (folder / changed).open("a", encoding="utf-8") as file:
-            file.write("\n# changed\n" if changed.endswith("py") else "other==1\n")
-        after = keys()
-        assert all(after[slug] != before[slug] for slug in before), changed
+    with (folder / "constraints.txt").open("a", encoding="utf-8") as file:
+        file.write("other==1\n")
+    assert all(key != edited[slug] for slug, key in keys().items())
+    before = keys()
+    target = folder / "nodes_tutorial/ode/known_unknowns/goku.py"
+    text = target.read_text()
+    target.write_text(text + "\n# a comment\n")
+    assert keys() == before
+    target.write_text(text + "\nMORE = 1\n")
+    after = keys()
+    assert {slug for slug in before if after[slug] != before[slug]} == {"ode/known_unknowns"}

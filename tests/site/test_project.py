@@ -89,15 +89,6 @@ def test_environment_leans_on_pyproject():
     assert {"book", "test"} <= set(EXTRAS)
 
 
-def test_import_layers_are_those_of_the_store():
-    from tools.store import LAYERS
-
-    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (contract,) = layers["contracts"]
-    listed = [set(re.findall(r"\w+", layer)) for layer in reversed(contract["layers"])]
-    assert listed[listed.index({"ode"}) :] == [set(layer) for layer in LAYERS]
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, built from what git would hand out."""
