@@ -60,7 +60,7 @@ class Assertion:
         test = ast.parse(self.text, mode="eval").body
         if not isinstance(test, ast.Compare) or not all(type(op) in ORDER for op in test.ops):
             raise ValueError(f"{where}: must be one comparison, or one chain")
-        operands = [_number(operand) for operand in (test.left, *test.comparators)]
+        operands = [number(operand) for operand in (test.left, *test.comparators)]
         if operands.count(None) != 1:
             raise ValueError(f"{where}: exactly one operand must be no literal number")
         values = [null if value is None else value for value in operands]
@@ -78,7 +78,8 @@ class Assertion:
         return f"{where}: is true at its null value {self.null}" if holds else ""
 
 
-def _number(node: ast.expr) -> float | None:
+def number(node: ast.expr) -> float | None:
+    """The value of a literal number, with its sign; None for anything else."""
     sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         sign = -1 if isinstance(node.op, ast.USub) else 1

@@ -23,7 +23,18 @@ def write(root: Path, name: str, content: object) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["toys", "tabular", "matching", "images", "latent", "known_unknowns", "stability", "speed"],
+    [
+        "toys",
+        "tabular",
+        "matching",
+        "images",
+        "latent",
+        "known_unknowns",
+        "stability",
+        "speed",
+        "robust",
+        "thin",
+    ],
 )
 def test_nothing_recorded_is_not_run(root, name):
     head, *body = tables.TABLES[name](root)

@@ -77,8 +77,10 @@ def run(chapter: Chapter, variant: str, kept: dict[str, Any]) -> bool:
             mine["variants"][variant] = entry
         if variant == "base" or variant.startswith("seeds"):
             for label, sides in values.items():
+                known = mine["findings"].setdefault(label, {}).setdefault("values", {})
                 for side, (value, _) in sides.items():
-                    mine["findings"].setdefault(label, {}).setdefault(side, {})[variant] = value
+                    known.setdefault(side, {})[variant] = value
+        record.summarize(chapter, kept)
         record.save(kept)
     thin = gaps[0] if gaps else ("no assertion", float("nan"))
     state = "ok" if row["ok"] else "FAILED"
@@ -95,16 +97,6 @@ def skip(chapter: Chapter, variant: str, kept: dict[str, Any]) -> None:
     kept.setdefault(chapter.slug, {"variants": {}, "findings": {}})["variants"][variant] = entry
 
 
-def forget(chapter: Chapter, kept: dict[str, Any]) -> None:
-    """Drop the spreads of findings that the page no longer has."""
-    known = kept.get(chapter.slug, {}).get("findings", {})
-    wanted = {(label, record.bounds(test)[0]) for label, test, _ in record.assertions(chapter)}
-    for label in list(known):
-        known[label] = {side: v for side, v in known[label].items() if (label, side) in wanted}
-        if not known[label]:
-            del known[label]
-
-
 def main(words: list[str]) -> int:
     kept = record.load()
     wanted = [c for c in chapters() if not words or any(word in c.slug for word in words)]
@@ -113,7 +105,7 @@ def main(words: list[str]) -> int:
         if not store.same_code(chapter):
             print(f"{chapter.slug}: the notebook is not what its chapter makes: make notebooks")
             return 1
-        forget(chapter, kept)
+        record.summarize(chapter, kept)
         names = record.stale(chapter, kept)
         pairs += [(chapter, name) for name in names if not same_as_base(name)]
         for name in filter(same_as_base, names):
@@ -125,9 +117,9 @@ def main(words: list[str]) -> int:
     with ThreadPoolExecutor(cpu_count() or 1) as pool:
         passed = list(pool.map(lambda pair: run(*pair, kept), pairs))
     for chapter in wanted:
-        for label, found in record.margins(chapter, kept).items():
-            if found["margin"] < 3:
-                print(f"thin: {chapter.slug} {label}: {found}")
+        for label, found in kept.get(chapter.slug, {}).get("findings", {}).items():
+            if found.get("margin", 0) < 3:
+                print(f"thin: {label} {found}")
     return 0 if all(passed) else 1
 
 

@@ -3,19 +3,22 @@
 import ast
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tools import myst, store
+from tools import store
+from tools.findings import Assertion, assertions, number
 from tools.project import ROOT, Chapter, chapters
 from tools.robust.variants import VARIANTS
 
 RECORD = ROOT / "results" / "robust.json"
 TOOL = [Path(__file__).with_name(name) for name in ("prologue.py", "variants.py")]
 LEAST = 10  # seeds behind a spread
+EXACT = 1e6  # the margin of what no seed changes
 
 
 def key(chapter: Chapter) -> str:
@@ -50,67 +53,55 @@ def stale(chapter: Chapter, record: dict[str, Any]) -> list[str]:
     ]
 
 
-def assertions(chapter: Chapter) -> Iterator[tuple[str, ast.Compare, str]]:
-    """The finding assertions of a page: label, comparison, and the source of the cell."""
-    for cell in myst.cells(chapter.source):
-        if cell.cell_type != "code" or '"obs-' not in cell.source:
-            continue
-        for node in ast.parse(store.closure.MAGIC.sub(r"\1pass", cell.source)).body:
-            if isinstance(node, ast.Assert) and isinstance(node.msg, ast.Constant):
-                if str(node.msg.value).startswith("obs-") and isinstance(node.test, ast.Compare):
-                    yield node.msg.value, node.test, cell.source
-
-
-def bounds(test: ast.Compare) -> tuple[str, list[tuple[float, float]]]:
+def bounds(check: Assertion) -> tuple[str, list[tuple[float, float]]]:
     """The measured operand's source, and each bound with the sign +1 where it is a lower one."""
+    test = ast.parse(check.text, mode="eval").body
     operands = [test.left, *test.comparators]
-    numbers = [_number(node) for node in operands]
-    (place,) = [i for i, number in enumerate(numbers) if number is None]
+    numbers = [number(node) for node in operands]
+    (place,) = [i for i, value in enumerate(numbers) if value is None]
     found = []
     for i, op in enumerate(test.ops):
-        if place in (i, i + 1):
+        if place in (i, i + 1) and isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
             other = numbers[i + 1 if place == i else i]
-            above = isinstance(op, ast.Gt | ast.GtE) == (place == i)
-            found.append((float(other), 1.0 if above else -1.0))
+            lower = isinstance(op, ast.Gt | ast.GtE) == (place == i)
+            found.append((other, 1.0 if lower else -1.0))
     return ast.unparse(operands[place])[:150], found
+
+
+def checks(chapter: Chapter) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
+    """Label, measured operand and bounds of each finding assertion of a page."""
+    for check in assertions(chapter.source):
+        if not check.fault():
+            yield check.label, *bounds(check)
 
 
 def unspread(chapter: Chapter, record: dict[str, Any]) -> bool:
     """Whether a finding of the page has not been measured with ten seeds."""
     findings = record.get(chapter.slug, {}).get("findings", {})
     return any(
-        len(findings.get(label, {}).get(bounds(test)[0], [])) < LEAST
-        for label, test, _ in assertions(chapter)
+        len(findings.get(label, {}).get("values", {}).get(side, {})) < LEAST
+        for label, side, limits in checks(chapter)
+        if limits
     )
 
 
-def margins(chapter: Chapter, record: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """For each finding: mean and spread of what is measured, and its distance in spreads."""
-    findings = record.get(chapter.slug, {}).get("findings", {})
-    found: dict[str, dict[str, float]] = {}
-    for label, test, _ in assertions(chapter):
-        side, limits = bounds(test)
-        values = list(findings.get(label, {}).get(side, {}).values())
+def summarize(chapter: Chapter, record: dict[str, Any]) -> None:
+    """Drop what the page no longer asserts; give each finding its worst margin in spreads."""
+    known = record.get(chapter.slug, {}).get("findings", {})
+    fresh: dict[str, dict[str, Any]] = {}
+    for label, side, limits in checks(chapter):
+        values = known.get(label, {}).get("values", {}).get(side, {})
+        if not values:
+            continue
+        entry = fresh.setdefault(label, {"values": {}})
+        entry["values"][side] = values
         if len(values) < LEAST:
             continue
-        mean, spread = fmean(values), stdev(values)
+        mean, spread = fmean(values.values()), stdev(values.values())
         for bound, sign in limits:
             gap = sign * (mean - bound)
-            margin = gap / spread if spread > 0 else float("inf") if gap > 0 else float("-inf")
-            if label not in found or margin < found[label]["margin"]:
-                found[label] = {
-                    "mean": mean,
-                    "spread": spread,
-                    "bound": bound,
-                    "margin": margin,
-                    "seeds": len(values),
-                }
-    return found
-
-
-def _number(node: ast.expr) -> float | None:
-    try:
-        value = ast.literal_eval(node)
-    except ValueError:
-        return None
-    return float(value) if isinstance(value, int | float) else None
+            margin = min(gap / spread, EXACT) if spread > 0 else math.copysign(EXACT, gap)
+            if margin <= entry.get("margin", EXACT):
+                entry |= {"mean": mean, "spread": spread, "bound": bound, "margin": margin}
+    if chapter.slug in record:
+        record[chapter.slug]["findings"] = fresh

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nodes_book.published import KNOWN, MODELS, PUBLISHED, SERIES, SINUSOIDS, TOYS
+from nodes_book.robustness import robust, thin
 
 Row = list[str]
 
@@ -212,5 +213,7 @@ TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "known_unknowns": known_unknowns,
     "stability": stability,
     "speed": speed,
+    "robust": robust,
+    "thin": thin,
     "runs": runs,
 }
