@@ -1,7 +1,8 @@
 """What the site needs before Sphinx starts: `python -m tools.prepare`.
 
 Executes the notebooks that are stale, on all cores; measures the claim tests when they or the
-package changed; and puts the results where Sphinx reads them.
+package changed; and puts the results where Sphinx reads them. A check that fails stops nothing
+here: the page shows it, and `python -m tools.failures` lists it at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import nbformat
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 
-from tools import myst, store
+from tools import execution, failures, myst, store
 from tools.project import BUILD, ROOT, Chapter, chapters
 
 CACHE = BUILD / ".jupyter_cache"
@@ -24,14 +25,21 @@ PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "logic
 PYTEST += ["--dist", "worksteal"]
 
 
-def execute() -> int:
+def execute() -> None:
     """Run nbmake over the notebooks that have no valid result."""
     stale = [str(chapter.notebook) for chapter in chapters() if not store.fresh(chapter)]
     print(f"notebooks: {len(stale)} of {len(chapters())} to execute", flush=True)
     if not stale:
-        return 0
-    command = [*PYTEST, "-v", "--no-header", "--nbmake", "--nbmake-timeout=120", *stale]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+        return
+    timeout = f"--nbmake-timeout={execution.cell_timeout()}"
+    command = [*PYTEST, "-v", "--no-header", "--nbmake", timeout, *stale]
+    stop_unless(subprocess.run(command, cwd=ROOT, check=False).returncode, {0, 1})
+
+
+def stop_unless(code: int, expected: set[int]) -> None:
+    """End here when pytest itself failed, or was interrupted."""
+    if code not in expected:
+        sys.exit(code)
 
 
 def claims_key() -> str:
@@ -46,28 +54,29 @@ def claims_key() -> str:
     return digest.hexdigest()
 
 
-def measure() -> int:
+def measure() -> None:
     """Run the claim tests and record the errors that they measure."""
     stamp, digest = CLAIMS.with_suffix(".key"), claims_key()
     if CLAIMS.is_file() and stamp.is_file() and stamp.read_text() == digest:
         print("claim tests: nothing changed", flush=True)
-        return 0
+        return
     stamp.unlink(missing_ok=True)
     command = [*PYTEST, "-q", "-m", "claim", f"--record-claims={CLAIMS}", "tests"]
     print("claim tests:", flush=True)
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    stop_unless(code, {0, 1, 5})
     if code == 5:  # none is there yet
         CLAIMS.parent.mkdir(parents=True, exist_ok=True)
         CLAIMS.write_text("{}\n")
-        code = 0
-    if code == 0:
+    if code != 1:
         stamp.write_text(digest)
-    return code
 
 
 def merged(chapter: Chapter) -> nbformat.NotebookNode:
     """The chapter as the site reads it, with the outputs of its executed notebook."""
     notebook = myst.notebook(chapter.source)
+    if store.current(chapter) is None:
+        return notebook
     executed = nbformat.read(store.notebook_path(chapter), as_version=4)
     ours = [cell for cell in notebook.cells if cell.cell_type == "code"]
     theirs = [cell for cell in executed.cells if cell.cell_type == "code"]
@@ -79,25 +88,23 @@ def merged(chapter: Chapter) -> nbformat.NotebookNode:
 
 
 def publish() -> None:
-    """Fill the cache that Sphinx reads, with valid results and nothing else."""
+    """Fill the cache that Sphinx reads: each page needs an entry, for Sphinx executes nothing."""
     shutil.rmtree(CACHE, ignore_errors=True)
     cache = get_cache(str(CACHE))
     for chapter in chapters():
-        found = store.fresh(chapter)
-        if found is None:
-            raise RuntimeError(f"{chapter.slug} has not been executed")
+        seconds = (store.current(chapter) or {"seconds": 0.0})["seconds"]
         bundle = CacheBundleIn(
-            merged(chapter), str(chapter.source), data={"execution_seconds": found["seconds"]}
+            merged(chapter), str(chapter.source), data={"execution_seconds": seconds}
         )
         cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 
 
-def main() -> int:
-    if code := execute() or measure():
-        return code
+def main() -> None:
+    execute()
+    measure()
     publish()
-    return 0
+    failures.collect()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

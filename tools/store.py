@@ -72,20 +72,41 @@ def record(chapter: Chapter) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def fresh(chapter: Chapter) -> dict | None:
-    """The record of an execution that is still valid."""
+def current(chapter: Chapter) -> dict | None:
+    """The record of the execution of today's code, whether or not a check failed in it."""
     found = record(chapter)
     if found and found["key"] == key(chapter) and notebook_path(chapter).is_file():
         return found
     return None
 
 
-def save(chapter: Chapter, notebook: nbformat.NotebookNode, cost: dict, digest: str) -> dict:
+def fresh(chapter: Chapter) -> dict | None:
+    """The record of an execution that is still valid: of today's code, and without a failure."""
+    found = current(chapter)
+    return None if found and found.get("failures") else found
+
+
+def fail(chapter: Chapter, error: str) -> dict:
+    """Add a failure to the record of an execution."""
+    entry = current(chapter)
+    failure = {"cell": 0, "check": "", "got": "", "error": error}
+    entry["failures"] = [*entry.get("failures", []), failure]
+    record_path(chapter).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    return entry
+
+
+def save(
+    chapter: Chapter,
+    notebook: nbformat.NotebookNode,
+    cost: dict,
+    digest: str,
+    failures: list[dict] | None = None,
+) -> dict:
     """Keep an execution; the record is written last, so a broken one does not count."""
     path = notebook_path(chapter)
     path.parent.mkdir(parents=True, exist_ok=True)
     record_path(chapter).unlink(missing_ok=True)
     nbformat.write(notebook, path)
-    entry = {"key": digest, **cost}
+    entry = {"key": digest, **cost, "failures": failures or []}
     record_path(chapter).write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     return entry

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from nodes_book.marks import claim_tests
 
+from tools import findings
 from tools.project import ROOT, address, chapters
 
 CHAPTERS = chapters()
@@ -100,6 +101,27 @@ def test_boxes_link_to_the_lines_of_their_tests(pages):
             assert f"{address().source(check.path)}#L{check.line}" in unescape(box[2])
             line = (ROOT / check.path).read_text(encoding="utf-8").splitlines()[check.line - 1]
             assert f"def {check.name.split('::')[-1]}(" in line
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=ids)
+def test_findings_link_to_their_checks(chapter, pages):
+    page = pages[f"{chapter.docname}.html"]
+    asserted = {check.label for check in findings.assertions(chapter.source)}
+    for box in findings.boxes(chapter.source):
+        label = box.options["label"]
+        pattern = (
+            rf'<div class="proof observation[^"]*" id="{label}">(.*?)class="checked-by">(.*?)</p>'
+        )
+        shown = re.search(pattern, page, re.S)
+        assert shown and "Finding" in shown[1], label
+        anchors = re.findall(r'href="#(check-[\w-]+)"', shown[2])
+        assert bool(anchors) == (label in asserted)
+        assert all(f'id="{anchor}"' in page for anchor in anchors)
+        assert f'#{label}"' in pages["book/verified.html"]
+
+
+def test_no_page_tells_of_a_failed_check(pages):
+    assert [name for name, page in pages.items() if "failed-check" in page] == []
 
 
 def test_page_of_statements_lists_every_label_and_error(pages):

@@ -23,7 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from tools.findings import margins
 
-from . import findings
+from . import failures, findings
 from .marks import ClaimTest, claim_tests
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ def source_link(app: Sphinx, test: ClaimTest) -> nodes.reference:
     base, branch = options["repository_url"], options.get("repository_branch", "main")
     link = nodes.reference("", "", refuri=f"{base}/blob/{branch}/{test.path}#L{test.line}")
     link += nodes.literal(test.name, test.name)
+    if test.node in failures.failed_tests(app):
+        link += nodes.strong("", " (fails in this build)")
     return link
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -10,12 +9,9 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
 
+from tools.project import ROOT, Chapter
+
 log = logging.getLogger(__name__)
-
-
-def notebook_of(page: str) -> str:
-    """`book/ode/adjoint` -> `notebooks/ode/adjoint.ipynb`, relative to the repository's root."""
-    return "notebooks/" + page.removeprefix("book/") + ".ipynb"
 
 
 def point_at_notebook(
@@ -25,8 +21,9 @@ def point_at_notebook(
         for button in group.get("buttons", []):
             if button.get("text") != "Colab":
                 continue
-            notebook = notebook_of(page)
-            if not (Path(app.srcdir) / notebook).is_file():
+            path = Chapter(page, 0).notebook
+            notebook = path.relative_to(ROOT).as_posix()
+            if not path.is_file():
                 log.warning("%s has no reader notebook: run `make notebooks`", page, location=page)
             head = button["url"].split(f"/{page}")[0]
             button["url"] = f"{head}/{notebook}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from functools import lru_cache
@@ -13,6 +12,9 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+
+from tools import store
+from tools.project import Chapter
 
 PACKAGES = ("torch", "numpy", "matplotlib")
 
@@ -37,19 +39,18 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def execution(root: Path, page: str) -> str:
-    """What `tools/execute.py` measured when it ran this page's notebook."""
-    path = root / "_build" / "executed" / (page.removeprefix("book/") + ".json")
-    if not path.is_file():
+def execution(page: str) -> str:
+    """What `tools/meter.py` measured when this page's notebook was executed."""
+    run = store.record(Chapter(page, 0))
+    if run is None:
         return ""
-    run = json.loads(path.read_text(encoding="utf-8"))
     return f"Executed in {run['seconds']:.0f} s, peak memory {run['peak_mib']:.0f} MiB"
 
 
 def footer(root: Path, page: str, repository: str) -> str:
     short, date = commit(root)
     parts = [versions()]
-    if ran := execution(root, page):
+    if ran := execution(page):
         parts.insert(0, ran)
     if short:
         link = f'<a href="{escape(repository)}/commit/{short}">{short}</a>'
