@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 CONSTRAINTS ?= -c constraints.txt
 PORT ?= 8000
 HTML := _build/html
-SOURCES := $(shell find book nodes_tutorial tests tools notebooks -type f -not -name '*.pyc' \
+SOURCES := $(shell find book nodes_tutorial tests tools notebooks results -type f -not -name '*.pyc' \
 	-not -path '*/node_modules/*') _config.yml _toc.yml conftest.py
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1

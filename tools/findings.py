@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.myst import Directive, cells, walk
+from tools.myst import Directive, MarkupError, cells, walk
 from tools.project import ROOT, Chapter
 
 BOX = "prf:observation"
@@ -28,6 +28,7 @@ ORDER = {
     ast.GtE: operator.ge,
     ast.Eq: operator.eq,
 }
+EXACT = 1e6  # the margin of what no seed changes
 RECORD = ROOT / "results" / "robust.json"
 
 
@@ -100,13 +101,20 @@ def boxes(path: Path) -> list[Directive]:
 
 
 def assertions(path: Path) -> list[Assertion]:
-    """The assertions of a page that bear the label of a finding."""
-    return [
-        found
-        for i, cell in enumerate(cells(path))
-        if cell.cell_type == "code" and "obs-" in cell.source
-        for found in in_cell(cell.source, i)
-    ]
+    """The assertions of a page that bear the label of a finding.
+
+    Raises:
+        MarkupError: a cell with a finding is no Python.
+    """
+    found: list[Assertion] = []
+    for i, cell in enumerate(cells(path)):
+        if cell.cell_type == "code" and "obs-" in cell.source:
+            try:
+                found += in_cell(cell.source, i)
+            except SyntaxError as error:
+                where = f"{path.name}, cell {i}, line {error.lineno}"
+                raise MarkupError(f"{where}: {error.msg}: {error.text}") from error
+    return found
 
 
 def in_cell(source: str, cell: int = 0) -> list[Assertion]:

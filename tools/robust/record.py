@@ -11,14 +11,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tools import store
-from tools.findings import Assertion, assertions, number
+from tools.findings import EXACT, Assertion, assertions, number
 from tools.project import ROOT, Chapter, chapters
 from tools.robust.variants import VARIANTS
 
 RECORD = ROOT / "results" / "robust.json"
 TOOL = [Path(__file__).with_name(name) for name in ("prologue.py", "variants.py")]
 LEAST = 10  # seeds behind a spread
-EXACT = 1e6  # the margin of what no seed changes
 
 
 def key(chapter: Chapter) -> str:

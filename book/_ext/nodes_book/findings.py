@@ -14,7 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from tools.findings import Assertion, assertions, label_fault
+from tools.findings import EXACT, Assertion, assertions, label_fault
 from tools.project import Chapter
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ def margin(value: float | None) -> str:
     """A worst margin for the reader."""
     if value is None:
         return "margin not measured"
+    if value >= EXACT:
+        return "the same for every seed"
     return f"worst margin {value:.1f} spreads"
 
 
