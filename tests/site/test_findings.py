@@ -126,20 +126,27 @@ CELL = '```{code-cell} ipython3\ngap = 1\nassert gap > 0.1, "obs-page-gap"  # nu
 REFERENCE = "As {prf:ref}`obs-page-gap` says.\n\n```{statements}\n```\n"
 
 
+EXTENSIONS = [f"nodes_book.{name}" for name in ("findings", "claims", "failures")]
+
+
 @pytest.fixture
 def page(tmp_path: Path):
     """Build a page and tests; return the page and what Sphinx warns of."""
 
-    def build(text: str, tests: str = "", record: dict | None = None) -> tuple[str, str]:
+    def build(
+        text: str, tests: str = "", record: dict | None = None, failed: dict | None = None
+    ) -> tuple[str, str]:
         for folder in ("tests", "results", "_build"):
             (tmp_path / folder).mkdir()
         (tmp_path / "tests" / "test_a.py").write_text(tests)
         (tmp_path / "results" / "robust.json").write_text(json.dumps(record or {}))
         (tmp_path / "_build" / "claims.json").write_text("{}")
+        if failed:
+            (tmp_path / "_build" / "failures.json").write_text(json.dumps(failed))
         (tmp_path / "page.md").write_text(HEAD + text)
         said = io.StringIO()
         settings = {
-            "extensions": ["myst_nb", "sphinx_proof", "nodes_book.findings", "nodes_book.claims"],
+            "extensions": ["myst_nb", "sphinx_proof", *EXTENSIONS],
             "root_doc": "page",
             "source_suffix": {".md": "myst-nb"},
             "myst_enable_extensions": ["colon_fence", "dollarmath"],
@@ -190,6 +197,21 @@ def test_finding_may_be_checked_by_a_test(page):
     html, said = page(BOX, f"import pytest\n\n\n@{mark}\ndef test_gap():\n    pass\n")
     assert "obs-" not in said, said
     assert "tests/test_a.py#L5" in html
+
+
+def test_page_shows_its_failed_checks(page):
+    mark = f"pytest.mark.claim({'obs-page-gap'!r})"
+    tests = f"import pytest\n\n\n@{mark}\ndef test_gap():\n    pass\n"
+    failure = {"cell": 1, "check": "assert gap > 0.1", "got": "gap = 0", "error": "AssertionError"}
+    failed = {"pages": {"page": [failure]}, "tests": {"tests/test_a.py::test_gap[1]": "assert 0"}}
+    html, said = page(BOX + CELL, tests, failed=failed)
+    assert "obs-" not in said, said
+    box = re.search(r'<div class="[^"]*failed-check[^"]*">(.*?)</div>', html, re.S)[1]
+    assert 'href="#code-cell-1"' in box and html.count('id="code-cell-1"') == 1
+    text = re.sub(r"<[^>]+>", "", box)
+    assert "assert gap &gt; 0.1. It got gap = 0. AssertionError" in text
+    assert html.index("failed-check") < html.index('id="obs-page-gap"')
+    assert re.search(r"test_gap.{0,60} \(fails in this build\)", html, re.S)
 
 
 def test_finding_without_a_record_has_no_margin(page):
