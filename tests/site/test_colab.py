@@ -23,7 +23,7 @@ import json, sys
 import nbformat
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+NotebookClient(notebook, timeout=1200, kernel_name="python3").execute()
 nbformat.write(notebook, sys.argv[2])
 """
 pytestmark = pytest.mark.colab
