@@ -29,9 +29,9 @@ serve:
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
 
 bench: .venv/.bench
-	$(BIN)/python benchmarks/ode.py $(RECORD)
-	$(BIN)/python benchmarks/flows.py $(RECORD_FLOWS)
-	$(BIN)/python benchmarks/latent.py $(RECORD_LATENT)
+	$(BIN)/python -m benchmarks.ode $(RECORD)
+	$(BIN)/python -m benchmarks.flows $(RECORD_FLOWS)
+	$(BIN)/python -m benchmarks.latent $(RECORD_LATENT)
 
 # the chapters under other arithmetic, threads and seeds; C=ode/stability limits it to a chapter
 robust: .venv/.stamp

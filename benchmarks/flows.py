@@ -10,12 +10,12 @@ loosest of a few tolerances whose error is no larger than zuko's.
 
 import math
 
-import flows_discrete
-import flows_peers as peers
 import torch
-from harness import Row, Times, report
 from torch import Tensor
 
+from benchmarks import flows_discrete
+from benchmarks import flows_peers as peers
+from benchmarks.harness import Row, Times, report
 from nodes_tutorial import nets
 from nodes_tutorial.data import toy2d
 from nodes_tutorial.flows import CNF, Flow, StandardNormal, trace

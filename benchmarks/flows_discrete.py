@@ -17,12 +17,12 @@ import sys
 
 import torch
 import zuko
-from harness import Row, Times, show
 from normflows.distributions import DiagGaussian
 from normflows.flows import AffineCouplingBlock, MaskedAffineAutoregressive, Permute
 from normflows.nets import MLP
 from torch import Tensor, nn
 
+from benchmarks.harness import Row, Times, show
 from nodes_tutorial.flows import MAF, RealNVP
 from nodes_tutorial.nets import count_parameters
 

@@ -17,7 +17,7 @@ import zuko
 from torch import Tensor, nn
 
 from nodes_tutorial.nets import TimeMLP
-from peers import to_jax
+from benchmarks.peers import to_jax
 
 TOL = dict(rtol=1e-5, atol=1e-5)
 JAX_ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus}

@@ -18,9 +18,9 @@ steps in the encoder the two must agree before anything is timed.
 
 import torch
 import torchdiffeq
-from harness import Row, Times, report
 from torch import Tensor, nn
 
+from benchmarks.harness import Row, Times, report
 from nodes_tutorial.data.timeseries import Series, collate, observe, periodic
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode.latent.model import ODERNN, LatentODE

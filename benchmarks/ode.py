@@ -9,14 +9,22 @@ import subprocess
 import sys
 import time
 
-import peers
 import torch
 import torchdiffeq
 import zuko
-from harness import Row, Times, report
-from ode_problems import Network, bare_loop, exact, lotka_volterra, rms, starts, van_der_pol
 from torch import Tensor
 
+from benchmarks import peers
+from benchmarks.harness import Row, Times, report
+from benchmarks.ode_problems import (
+    Network,
+    bare_loop,
+    exact,
+    lotka_volterra,
+    rms,
+    starts,
+    van_der_pol,
+)
 from nodes_tutorial.ode import odeint, solve
 from nodes_tutorial.ode.solvers.problem import Problem, make_settings
 from nodes_tutorial.ode.solvers.solution import iterate

@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-import peers
 import torch
 from torch import Tensor, nn
 
+from benchmarks import peers
 from nodes_tutorial.ode import METHODS, odeint
 
 

@@ -1,6 +1,6 @@
 """1,024 layers on the ellipses: level by level from 4, and at full depth from the start.
 
-``python benchmarks/stable.py [seeds]`` prints seconds of the processor and of the clock,
+``python -m benchmarks.stable [seeds]`` prints seconds of the processor and of the clock,
 validation accuracy, objective and sweeps of both. Goal: the levels take at most 60 s and reach the
 accuracy of full depth.
 """

@@ -48,3 +48,14 @@ def numbers(text: str, name: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"{name} must be whole numbers and commas, got {text!r}") from None
+
+
+def checkpoint_of(checkpoint: Path | None, *parts: object) -> str | None:
+    """The file of one run among those that a command makes.
+
+    >>> checkpoint_of(Path("run.pt"), "goku", 0)
+    'run.goku.0.pt'
+    """
+    if checkpoint is None:
+        return None
+    return str(checkpoint.with_suffix("".join(f".{part}" for part in (*parts, "pt"))))

@@ -1,4 +1,13 @@
-"""Normalizing flows: densities made of invertible maps, discrete and continuous."""
+"""Normalizing flows: densities made of invertible maps, discrete and continuous.
+
+The part is flat. Read ``flow`` first, then the modules of a chapter:
+
+density: ``density``, ``kde``, ``targets``
+normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
+continuous: ``continuous``, ``field``
+ffjord: ``trace``, ``regularize``
+matching: ``matching``, ``transport``
+"""
 
 from nodes_tutorial.flows.autoregressive import IAF, MAF, AutoregressiveAffine
 from nodes_tutorial.flows.continuous import CNF

@@ -1,7 +1,6 @@
 """One figure style, and motion that works on a static page."""
 
-from nodes_tutorial.plots.motion import player, slider
-from nodes_tutorial.plots.style import (
+from nodes_tutorial.plots.look import (
     BLUE,
     DASHES,
     GREEN,
@@ -14,6 +13,7 @@ from nodes_tutorial.plots.style import (
     style,
     vector_field,
 )
+from nodes_tutorial.plots.motion import player, slider
 
 __all__ = [
     "BLUE",

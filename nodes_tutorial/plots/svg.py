@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nodes_tutorial.plots.style import INK, PALETTE
+from nodes_tutorial.plots.look import INK, PALETTE
 
 _DASHES = ("", "8 4", "8 3 2 3", "2 3", "10 3 2 3 2 3", "2 6")
 _TEXT = 'fill="currentColor" font-size="13" font-family="sans-serif"'

@@ -101,7 +101,8 @@ def test_images_stand_below_the_published_numbers(root):
 
 def test_every_record_of_the_book_is_listed():
     listed = {row[0] for row in tables.runs(ROOT)[1:]}
-    assert listed == {path.stem for path in (ROOT / "results").glob("*.json")}
+    unlisted = {"published", "robust"}  # one is by hand, the other has tables of its own
+    assert listed == {path.stem for path in (ROOT / "results").glob("*.json")} - unlisted
 
 
 def test_rows_made_alike_are_one_line(root):

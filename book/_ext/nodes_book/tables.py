@@ -1,17 +1,18 @@
 """Tables of recorded runs, from `results/*.json`. What was not run says so."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from nodes_book.published import KNOWN, MODELS, PUBLISHED, SERIES, SINUSOIDS, TOYS
 from nodes_book.robustness import robust, thin
+from tools.project import ROOT
 
 Row = list[str]
+PUBLISHED = json.loads((ROOT / "results" / "published.json").read_text(encoding="utf-8"))
+TOYS = PUBLISHED["toys"]["names"]
+MODELS = PUBLISHED["toys"]["models"]
 
 
 def read(root: Path, name: str) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def toys(root: Path) -> list[Row]:
 def tabular(root: Path) -> list[Row]:
     rows = read(root, "density.json")
     table = [["model", "POWER, published", "here", "MINIBOONE, published", "here"]]
-    for model, published in PUBLISHED.items():
+    for model, published in PUBLISHED["tabular"]["rows"].items():
         cells = []
         for name in ("power", "miniboone"):
             ours = [r["nll"] for r in rows if (r["dataset"], r["model"]) == (name, model)]
@@ -87,9 +88,9 @@ def latent(root: Path) -> list[Row]:
     rows = read(root, "latent.json")
     for name in dict.fromkeys(["periodic-code", *(row["dataset"] for row in rows)]):
         for task in ("interpolate", "extrapolate"):
-            for model, title in SERIES.items():
+            for model, title in PUBLISHED["latent"]["models"].items():
                 if name == "periodic-code":
-                    published = SINUSOIDS[model, task].split()
+                    published = PUBLISHED["latent"]["rows"][model][task].split()
                     table.append([name, task, f"{title}, published", *published, "", "", ""])
                 mine = [r for r in rows if (r["dataset"], r["model"]) == (name, model)]
                 if not mine:
@@ -109,7 +110,7 @@ def images(root: Path) -> list[Row]:
     """Bits per dimension: published for the whole of MNIST, and ours for what is at hand."""
     table = [["data", "images to train", "model", "bits per dimension", "on training images"]]
     table[0] += ["parameters", "CPU seconds a run"]
-    for model, published in (("RealNVP", "1.06"), ("Glow", "1.05")):
+    for model, published in PUBLISHED["images"]["rows"].items():
         table.append(["MNIST", "60,000", f"{model}, published", published, "", "", ""])
     rows = read(root, "images.json")
     for name, title in (("mnist10k", "MNIST's test images"), ("digits", "digits, 8×8")):
@@ -131,7 +132,7 @@ def known_unknowns(root: Path) -> list[Row]:
     table = [[*head, "correlation", "error", "right", "state", "CPU seconds a run"]]
     rows = read(root, "goku.json")
     for system in dict.fromkeys(["pendulum", "friction", "cvs", *(r["system"] for r in rows)]):
-        for model, title in KNOWN.items():
+        for model, title in PUBLISHED["known_unknowns"]["models"].items():
             mine = [r for r in rows if (r["system"], r["model"]) == (system, model)]
             if not mine:
                 table.append([system, title, "not run", *[""] * 8])

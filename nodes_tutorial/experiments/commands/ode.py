@@ -13,6 +13,7 @@ from nodes_tutorial.experiments.command import (
     Seeds,
     Threads,
     app,
+    checkpoint_of,
     numbers,
     running,
 )
@@ -43,8 +44,16 @@ def latent(
 
     with running(threads):
         for name in MODELS if model == "all" else (model,):
-            run = Run(dataset, name, steps, batch, rate, noise, device=device)
-            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{name}.pt"))
+            run = Run(
+                dataset=dataset,
+                model=name,
+                steps=steps,
+                batch=batch,
+                rate=rate,
+                noise=noise,
+                device=device,
+            )
+            path = checkpoint_of(checkpoint, name)
             rows, _ = execute(run, numbers(seeds, "seeds"), checkpoint=path, every=every)
             for row in rows:
                 append(out, row, ("dataset", "model", "seed"))
@@ -76,10 +85,18 @@ def goku(
     with running(threads):
         for seed in numbers(seeds, "seeds"):
             for name in MODELS if model == "all" else (model,):
-                run = Run(system, name, steps, batch, rate, hidden, side, seed, device)
-                path = None
-                if checkpoint is not None:
-                    path = str(checkpoint.with_suffix(f".{name}.{seed}.pt"))
+                run = Run(
+                    system=system,
+                    model=name,
+                    steps=steps,
+                    batch=batch,
+                    rate=rate,
+                    hidden=hidden,
+                    side=side,
+                    seed=seed,
+                    device=device,
+                )
+                path = checkpoint_of(checkpoint, name, seed)
                 row, _ = execute(run, checkpoint=path, every=every)
                 append(out, row, ("system", "model", "seed"))
                 known = [f"{k} {v:.3f}" for k, v in row.items() if k.startswith("corr")]
@@ -109,10 +126,16 @@ def stability(
     with running(threads):
         for seed in numbers(seeds, "seeds"):
             for name in MODELS if model == "all" else (model,):
-                run = Run(dataset, name, first, levels, iterations, scale, seed)
-                path = None
-                if checkpoint is not None:
-                    path = str(checkpoint.with_suffix(f".{name}.{seed}.pt"))
+                run = Run(
+                    dataset=dataset,
+                    model=name,
+                    first=first,
+                    levels=levels,
+                    iterations=iterations,
+                    scale=scale,
+                    seed=seed,
+                )
+                path = checkpoint_of(checkpoint, name, seed)
                 rows, _ = execute(run, checkpoint=path)
                 for row in rows:
                     append(out, row, ("dataset", "model", "seed", "layers"))

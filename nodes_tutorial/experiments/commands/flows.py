@@ -13,6 +13,7 @@ from nodes_tutorial.experiments.command import (
     Seeds,
     Threads,
     app,
+    checkpoint_of,
     numbers,
     running,
 )
@@ -56,11 +57,27 @@ def ffjord(
         for seed in numbers(seeds, "seeds"):
             widths = None if hidden is None else tuple(numbers(hidden, "hidden"))
             run = Run(
-                dataset, model, steps, batch, rate, widths, activation, layers, trace, kinetic,
-                jacobian, method, step_size, tolerance, coupling, train_points, test_points, seed,
-                device,
-            )  # fmt: skip
-            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{seed}.pt"))
+                dataset=dataset,
+                model=model,
+                steps=steps,
+                batch=batch,
+                rate=rate,
+                hidden=widths,
+                activation=activation,
+                layers=layers,
+                trace=trace,
+                kinetic=kinetic,
+                jacobian=jacobian,
+                method=method,
+                step_size=step_size,
+                tolerance=tolerance,
+                coupling=coupling,
+                train_points=train_points,
+                test_points=test_points,
+                seed=seed,
+                device=device,
+            )
+            path = checkpoint_of(checkpoint, seed)
             row, _ = execute(run, checkpoint=path, every=every, splits=splits)
             append(out, row, ("dataset", "model", "coupling", "seed"))
             excess = f", {row['excess']:.4f} above the floor" if "excess" in row else ""
@@ -84,7 +101,7 @@ def matching(
     with running(threads):
         for seed in numbers(seeds, "seeds"):
             for name in METHODS if method == "all" else (method,):
-                row = compare(dataset, name, seconds, seed, width)
+                row = compare(dataset, name, seconds=seconds, seed=seed, width=width)
                 append(out, row, ("dataset", "model", "seed"))
                 typer.echo(f"{dataset} {name} seed {seed}: {row['excess']:.4f} above the floor")
 
@@ -112,8 +129,18 @@ def images(
 
     with running(threads):
         for seed in numbers(seeds, "seeds"):
-            run = Images(dataset, steps, batch, rate, levels, depth, width, seed, device)
-            path = None if checkpoint is None else str(checkpoint.with_suffix(f".{seed}.pt"))
+            run = Images(
+                dataset=dataset,
+                steps=steps,
+                batch=batch,
+                rate=rate,
+                levels=levels,
+                depth=depth,
+                width=width,
+                seed=seed,
+                device=device,
+            )
+            path = checkpoint_of(checkpoint, seed)
             row, flow = execute(run, checkpoint=path, every=every)
             append(out, row, ("dataset", "model", "seed"))
             typer.echo(f"{dataset} seed {seed}: {row['bits_per_dim']:.3f} bits per dimension")

@@ -1,0 +1,1 @@
+"""Our code and the peer libraries in one process, taking turns. Start at README.md."""

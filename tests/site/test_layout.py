@@ -1,0 +1,81 @@
+"""The trees have the names of the table of contents, and public names stay importable."""
+
+import importlib
+import importlib.util
+import re
+
+import pytest
+
+from tools.project import ROOT, chapters
+
+PACKAGE = ROOT / "nodes_tutorial"
+FLAT = 20  # modules up to which a part needs no folders
+# what users and chapters import, by the dotted name below nodes_tutorial
+NAMES = """
+ode.residual.ResidualNet nets.MLP nets.TimeMLP
+ode.stable.AntisymmetricNet ode.stable.LeapfrogNet ode.stable.VerletNet
+ode.stability.smoothness_penalty ode.stability.prolong
+ode.symplectic.leapfrog ode.symplectic.verlet
+ode.odeint ode.odeint_adjoint ode.solve ode.Solution ode.SolverError ode.METHODS ode.Tableau
+ode.nets.ODEBlock ode.nets.ODENet ode.nets.ResNet ode.nets.RKNet
+ode.ODEBlock ode.ODENet ode.ResNet ode.RKNet ode.ResidualNet
+ode.augmented.AugmentedODE ode.coupled.CoupledODE
+ode.latent.LatentODE ode.latent.ODERNN data.timeseries.spirals
+ode.goku.GOKUNet ode.known_unknowns.GOKUNet
+flows.fit_gaussian flows.KernelDensity flows.Flow
+flows.planar.PlanarTransform flows.coupling.NICE flows.coupling.RealNVP flows.glow.Glow
+flows.autoregressive.MAF flows.autoregressive.IAF
+flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
+flows.matching.flow_matching_loss linalg.hvp training.fit
+""".split()
+
+
+def modules(part: str) -> list[str]:
+    return [path.stem for path in (PACKAGE / part).glob("*.py") if path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("chapter", chapters(), ids=lambda chapter: chapter.slug)
+def test_every_chapter_has_its_module_and_its_tests(chapter):
+    name = chapter.slug.split("/")[1]
+    tests = ROOT / "tests" / chapter.part
+    assert (tests / f"test_{name}.py").is_file() or (tests / name / f"test_{name}.py").is_file()
+    folders = [
+        path for path in (PACKAGE / chapter.part).iterdir() if (path / "__init__.py").exists()
+    ]
+    if folders:
+        module = PACKAGE / chapter.part / name
+        assert module.with_suffix(".py").is_file() or (module / "__init__.py").is_file()
+    else:
+        assert len(modules(chapter.part)) <= FLAT
+        text = importlib.import_module(f"nodes_tutorial.{chapter.part}").__doc__
+        (line,) = re.findall(rf"^{name}: (.*)$", text, re.M)
+        listed = re.findall(r"``(\w+)``", line)
+        assert listed and set(listed) <= set(modules(chapter.part))
+
+
+def test_a_part_with_folders_has_one_for_each_chapter_and_little_else():
+    names = {chapter.slug.split("/")[1] for chapter in chapters() if chapter.part == "ode"}
+    folders = {path.parent.name for path in (PACKAGE / "ode").glob("*/__init__.py")}
+    assert folders <= names
+    assert set(modules("ode")) - names - {"coupled"} == {"odeint"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_names_are_importable(name):
+    """As an attribute, and by `from … import …` as a reader would write it."""
+    module, _, last = f"nodes_tutorial.{name}".rpartition(".")
+    assert hasattr(importlib.import_module(module), last)
+
+
+def test_no_function_hides_a_module_of_its_name():
+    """`ode.odeint` is the one exception: the module is the front door of the function."""
+    hidden = set()
+    for path in PACKAGE.rglob("*.py"):
+        dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        parent, _, last = dotted.rpartition(".")
+        if last in ("__init__", "__main__"):
+            continue
+        found = getattr(importlib.import_module(parent), last, None)
+        if found is not None and not hasattr(found, "__path__") and not hasattr(found, "__file__"):
+            hidden.add(dotted)
+    assert hidden == {"nodes_tutorial.ode.odeint"}
