@@ -93,7 +93,7 @@ def annotate(app: Sphinx, doctree: nodes.document) -> None:
             "title": [child.deepcopy() for child in title.children],
             "assertions": asserted.get(label, []),
         }
-        links = findings.links(doctree, asserted.get(label, []), label)
+        links = findings.links(app, doctree, asserted.get(label, []), label)
         links += [source_link(app, test) for test in env.book_claims.get(label, [])]
         if not links:
             what = "no assertion bears it, and " if node["realtype"] == "finding" else ""

@@ -25,6 +25,11 @@ def failed_tests(app: Sphinx) -> set[str]:
     return {node.split("[")[0] for node in failures(app)["tests"]}
 
 
+def failed_checks(app: Sphinx) -> set[str]:
+    """The statements of the cells that failed on the page that is being read."""
+    return {failure["check"] for failure in failures(app)["pages"].get(app.env.docname, [])}
+
+
 def show(app: Sphinx, doctree: nodes.document) -> None:
     """Put a box after the title of a page on which a check failed."""
     found = failures(app)["pages"].get(app.env.docname, [])

@@ -17,6 +17,8 @@ from sphinx.util import logging
 from tools.findings import EXACT, Assertion, assertions, label_fault
 from tools.project import Chapter
 
+from .failures import failed_checks
+
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +39,9 @@ def on_page(app: Sphinx) -> dict[str, list[Assertion]]:
     return found
 
 
-def links(doctree: nodes.document, checks: list[Assertion], label: str) -> list[nodes.Element]:
+def links(
+    app: Sphinx, doctree: nodes.document, checks: list[Assertion], label: str
+) -> list[nodes.Element]:
     """Links to the cells of a finding's assertions; a cell that is not shown gets none."""
     cells = {
         node["cell_index"]: node
@@ -46,15 +50,16 @@ def links(doctree: nodes.document, checks: list[Assertion], label: str) -> list[
     }
     made: list[nodes.Element] = []
     for check in checks:
-        text = nodes.literal(check.text, check.text)
-        cell = cells.get(check.cell)
-        if cell is None:
-            made.append(nodes.inline("", "", text))
-            continue
         anchor = f"check-{label}-{check.cell}"
-        if anchor not in cell["ids"]:
-            cell["ids"].append(anchor)
-        made.append(nodes.reference("", "", text, refid=anchor, internal=True))
+        link = nodes.reference("", "", refid=anchor, internal=True)
+        if check.cell not in cells:
+            link = nodes.inline()
+        elif anchor not in cells[check.cell]["ids"]:
+            cells[check.cell]["ids"].append(anchor)
+        link += nodes.literal(check.text, check.text)
+        if f"assert {check.text}" in failed_checks(app):
+            link += nodes.strong("", " (fails in this build)")
+        made.append(link)
     return made
 
 
