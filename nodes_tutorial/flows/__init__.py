@@ -24,6 +24,7 @@ from nodes_tutorial.flows.masks import alternating_mask, checkerboard_mask, half
 from nodes_tutorial.flows.matching import PosteriorVelocity, flow_matching_loss
 from nodes_tutorial.flows.planar import PlanarTransform
 from nodes_tutorial.flows.regularize import penalized_nll
+from nodes_tutorial.flows.stack import FieldStack
 from nodes_tutorial.flows.targets import ENERGIES, BoxTarget, reverse_kl
 from nodes_tutorial.flows.transport import optimal_pairs, straightness, wasserstein2
 
@@ -42,6 +43,7 @@ __all__ = [
     "ConvNet",
     "Density",
     "Diagonal",
+    "FieldStack",
     "Flow",
     "Gaussian",
     "Glow",

@@ -12,7 +12,7 @@ import torch
 
 from nodes_tutorial import nets
 from nodes_tutorial.flows import CNF, Flow, StandardNormal
-from nodes_tutorial.ode import METHODS
+from nodes_tutorial.ode import METHODS, odeint
 from nodes_tutorial.ode.solvers.stages import StageList
 from nodes_tutorial.ode.solvers.step import rk_step, stage_times
 
@@ -108,7 +108,6 @@ def test_fresh_probes_average_out_over_the_steps(measured):
     assert measured((both.var(correction=0) - expected).abs(), "two fresh probes") < 1e-12
 
 
-@pytest.mark.claim("prop-ffjord-adaptive")
 @torch.no_grad()
 def test_bias_of_adaptive_steps_follows_the_tolerance(measured):
     """Each probe takes its own steps, as if solved alone; the mean over all signs."""
@@ -152,6 +151,48 @@ def test_embedded_error_of_redrawn_probes_is_first_order(name, measured):
     assert abs(found[0] / found[1] - 2) < 1e-9  # half the step, half the error: first order
 
 
+@pytest.mark.claim("thm-ffjord-held")
+@pytest.mark.parametrize("kind", ["perceptron", "linear"])
+@torch.no_grad()
+def test_a_solve_with_fresh_probes_in_the_plane(kind, measured):
+    """Two steps of rk4 with a new vector of signs at each of eight stages: all 256 choices."""
+    if kind == "perceptron":
+        field = nets.TimeMLP(2, [9], generator=torch.Generator().manual_seed(4), dtype=SIGNS.dtype)
+    else:
+        matrix = torch.tensor([[0.3, 0.8], [-0.2, 0.5]], dtype=torch.float64)
+
+        def field(t, z):
+            return z @ matrix.T
+
+    second = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 8)
+    x, calls, variances = torch.tensor([0.7, -0.4], dtype=torch.float64), itertools.count(), []
+
+    def redrawn(t, state):
+        sign = second[:, next(calls)]
+        probe = torch.stack([torch.ones_like(sign), sign], -1)
+        value, product = torch.func.jvp(lambda z: field(t, z), (state[0],), (probe,))
+        dense = torch.func.jacrev(lambda z: field(t, z))(state[0][0])
+        variances.append(sign_variance(dense))
+        return value, (product * probe).sum(-1)
+
+    h, weights = 0.5, METHODS["rk4"].b
+    how = dict(method="rk4", options={"step_size": h})
+    start = (x.expand(256, 2), torch.zeros(256, dtype=torch.float64))
+    found = odeint(redrawn, start, torch.tensor([0.0, 1.0]), **how)[1][-1]
+    assert len(variances) == 8
+    exact = CNF(field, **how)(x)[1]
+    assert measured((found.mean() - exact).abs(), "mean minus exact trace") < 1e-12
+    expected = sum((h * b) ** 2 * v for b, v in zip(weights * 2, variances, strict=True))
+    variance = found.var(correction=0)
+    assert measured((variance - expected).abs(), "variance of fresh probes") < 1e-12
+    bound = h * max(variances) * sum(b**2 for b in weights)
+    assert variance <= bound + 1e-12
+    if kind == "linear":
+        assert variance > 0.999 * bound  # attained where the Jacobian is constant
+    wrong = h * sum(b * v for b, v in zip(weights * 2, variances, strict=True))
+    assert (variance - wrong).abs() > 1e-3  # the weights not squared
+
+
 class Redrawn(torch.nn.Module):
     """The wrong variant: a new probe at every evaluation."""
 
@@ -170,8 +211,6 @@ class Redrawn(torch.nn.Module):
 @pytest.mark.claim("prop-ffjord-redrawn")
 @torch.no_grad()
 def test_redrawn_probes_cost_evaluations_in_proportion_to_accuracy():
-    from nodes_tutorial.ode import odeint
-
     x = torch.randn(4, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t, counts = torch.tensor([1.0, 0.0]), {}
     for tol in (1e-2, 1e-3):
@@ -240,6 +279,47 @@ def test_kinetic_energy_is_least_on_straight_paths():
             assert abs(found["kinetic"] - least) < 1e-9
             assert (one_step - z).norm() < 1e-12
             assert exact.nfe <= 30  # the first steps only grow
+
+
+def runge_kutta_step(a, b, c, field, z, h):
+    """One explicit step from time 0, for any coefficients."""
+    slopes = []
+    for row, node in zip(((), *a), c, strict=True):
+        here = z + h * sum((w * k for w, k in zip(row, slopes, strict=True)), torch.zeros_like(z))
+        slopes.append(field(node * h, here))
+    return z + h * sum(w * k for w, k in zip(b, slopes, strict=True))
+
+
+@pytest.mark.claim("prop-ffjord-penalties")
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_is_exact_where_the_velocity_is_constant_along_the_path(name, measured):
+    """The field curves away from the path z = tv, and is v on it."""
+    v = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+
+    def field(t, z):
+        off = z - t * v
+        return v + torch.sin(3 * off).flip(-1) + 1 - torch.cos(off)
+
+    z, ends = torch.zeros(1, 3, dtype=torch.float64), torch.tensor([0.0, 1.0])
+    step = odeint(field, z, ends, method=name, options={"step_size": 1.0})[-1]
+    assert measured((step - v).abs().max(), "one step of length 1") < 1e-12
+    moved = odeint(field, z + 0.2, ends, method=name, options={"step_size": 1.0})[-1]
+    fine = odeint(field, z + 0.2, ends, rtol=1e-9, atol=1e-9)[-1]
+    assert (moved - fine).abs().max() > 1e-6  # off the path a step has an error
+
+
+@pytest.mark.claim("prop-ffjord-penalties")
+def test_nodes_must_be_the_sums_of_the_rows():
+    def field(t, z):
+        return 1 + (z - t)
+
+    zero = torch.zeros(1, dtype=torch.float64)
+    right = runge_kutta_step(((0.5,),), (0.0, 1.0), (0.0, 0.5), field, zero, 0.5)
+    wrong = runge_kutta_step(((1.0,),), (0.0, 1.0), (0.0, 0.5), field, zero, 0.5)
+    heavy = runge_kutta_step(((0.5,),), (0.0, 1.1), (0.0, 0.5), field, zero, 0.5)
+    assert right.item() == 0.5
+    assert wrong.item() == 0.625
+    assert abs(heavy.item() - 0.55) < 1e-15  # the weights must add up to one
 
 
 class BentField(torch.nn.Module):

@@ -181,6 +181,118 @@ def test_trace_of_one_hidden_layer_in_one_pass(measured):
     assert measured((trace - linalg.exact_trace(net, x)).abs().max(), "one pass") < 1e-12
 
 
+class Number:
+    """A number that counts the multiplications and divisions it takes part in."""
+
+    count = 0
+
+    def __init__(self, value):
+        self.value = value
+
+    def __add__(self, other):
+        return Number(self.value + other.value)
+
+    def __sub__(self, other):
+        return Number(self.value - other.value)
+
+    def __mul__(self, other):
+        Number.count += 1
+        return Number(self.value * other.value)
+
+    def __truediv__(self, other):
+        Number.count += 1
+        return Number(self.value / other.value)
+
+
+def matrix(values):
+    return [[Number(float(v)) for v in row] for row in values]
+
+
+def dot(a, b):
+    total = a[0] * b[0]
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = total + x * y
+    return total
+
+
+def multiplications(work):
+    Number.count = 0
+    return work(), Number.count
+
+
+@pytest.mark.claim("prop-ffjord-cost")
+@pytest.mark.parametrize("sizes", [(3, 5, 4, 3), (4, 2, 4), (2, 3, 3, 3, 2)])
+def test_multiplications_one_by_one(sizes, measured):
+    """All parts, with numbers that count: products, tangents, trace, elimination."""
+    net = nets.MLP(sizes, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    weights = [matrix(layer.weight.detach()) for layer in net.layers[::2]]
+    biases = [[Number(float(b)) for b in layer.bias.detach()] for layer in net.layers[::2]]
+    dim, slopes, point = sizes[0], [], torch.linspace(-0.5, 0.8, sizes[0], dtype=torch.float64)
+    N, M = sum(a * b for a, b in itertools.pairwise(sizes)), sum(sizes[1:-1])
+
+    def value():
+        slopes.clear()
+        h = [Number(float(v)) for v in point]
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            h = [dot(row, h) + b for row, b in zip(weight, bias, strict=True)]
+            if i < len(weights) - 1:
+                h = [Number(math.tanh(v.value)) for v in h]
+                slopes.append([Number(1 - v.value**2) for v in h])
+        return h
+
+    def tangent(v):
+        for weight, slope in zip(weights, [*slopes, None], strict=True):
+            v = [dot(row, v) for row in weight]
+            v = v if slope is None else [a * b for a, b in zip(slope, v, strict=True)]
+        return v
+
+    def covector(v):
+        backwards = zip(reversed(weights), [*reversed(slopes), None], strict=True)
+        for weight, slope in backwards:
+            v = [dot(column, v) for column in zip(*weight, strict=True)]
+            v = v if slope is None else [a * b for a, b in zip(slope, v, strict=True)]
+        return v
+
+    assert multiplications(value)[1] == N
+    probe = [Number((-1.0) ** k) for k in range(dim)]
+    assert multiplications(lambda: tangent(probe))[1] == N + M
+    assert multiplications(lambda: covector(probe))[1] == N + M
+    assert multiplications(lambda: (value(), dot(probe, tangent(probe))))[1] == 2 * N + M + dim
+    unit = matrix(torch.eye(dim))
+    (_, columns), count = multiplications(lambda: (value(), [tangent(e) for e in unit]))
+    assert count == (dim + 1) * N + dim * M
+    dense = torch.func.jacrev(net)(point).detach()
+    gap = max(abs(columns[j][i].value - dense[i, j]) for i in range(dim) for j in range(dim))
+    assert measured(gap, "Jacobian by counted products") < 1e-12
+
+    def determinant():
+        rows, total = [list(row) for row in zip(*columns, strict=True)], None
+        for k in range(dim):
+            total = rows[k][k] if total is None else total * rows[k][k]
+            for below in range(k + 1, dim):
+                factor = rows[below][k] / rows[k][k]
+                for j in range(k + 1, dim):
+                    rows[below][j] = rows[below][j] - factor * rows[k][j]
+        return total
+
+    found, count = multiplications(determinant)
+    assert abs(found.value - torch.linalg.det(dense)) < 1e-12
+    assert count == sum(k * k + k for k in range(dim)) + dim - 1
+    assert abs(count - dim**3 / 3) <= dim**2
+    if len(sizes) == 3:  # part 5, with the first layer once more for the slopes
+        hidden = sizes[1]
+
+        def in_one_pass():
+            inner = [
+                dot([weights[1][i][k] for i in range(dim)], weights[0][k]) for k in range(hidden)
+            ]
+            return dot(slopes[0], inner)
+
+        trace, count = multiplications(in_one_pass)
+        assert abs(trace.value - dense.trace()) < 1e-12
+        assert count + dim * hidden == 2 * dim * hidden + hidden
+
+
 # --- bottleneck ---------------------------------------------------------------------------------
 
 
@@ -254,3 +366,24 @@ def test_estimated_density_is_too_large_on_average(measured):
     closed = torch.linalg.det(torch.eye(DIM).double() - 2 * symmetric) ** -0.5
     assert measured((by_rule - closed).abs(), "exponential moment") < 1e-9
     assert closed > symmetric.trace().exp() * 1.001
+
+
+@pytest.mark.claim("prop-ffjord-jensen")
+def test_equality_without_variance_and_the_infinite_case(measured):
+    """Signs see no diagonal; normal probes have no mean from the eigenvalue one half on."""
+    probes, weights = every_probe("signs, 1")
+    diagonal = torch.diag(0.3 * torch.arange(DIM)).double() + MATRIX - MATRIX.T
+    draws = linalg.hutchinson_trace(linear(diagonal), probes * 0, probes[None])
+    mean = (weights * draws.exp()).sum()
+    assert measured((mean - diagonal.trace().exp()).abs(), "equality") < 1e-11
+
+    def truncated(size, limit):
+        """E exp(size xi^2) over |xi| < limit, by quadrature."""
+        xi = torch.linspace(-limit, limit, 20_001, dtype=torch.float64)
+        return torch.trapezoid(((size - 0.5) * xi**2).exp() / math.sqrt(math.tau), xi)
+
+    for size in (0.3, 0.45):
+        closed = (1 - 2 * size) ** -0.5
+        assert abs(truncated(size, 40.0) - closed) < 1e-6
+    for size in (0.5, 0.55):  # grows without end
+        assert truncated(size, 20.0) > 1.9 * truncated(size, 10.0)

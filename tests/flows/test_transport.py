@@ -65,6 +65,25 @@ def test_larger_batches_cost_less():
     assert costs[-1] < 0.7 * costs[0]
 
 
+@pytest.mark.claim("prop-matching-ot")
+def test_expected_cost_falls_to_the_distance_of_the_laws():
+    """Two laws with two atoms each: every batch of 1, 2 and 4 is run through."""
+    atoms0 = torch.tensor([[0.0, 0.0], [1.0, 2.0]], dtype=F64)
+    atoms1 = torch.tensor([[0.5, 2.5], [3.0, 0.0]], dtype=F64)
+    least = min(cost(atoms0, atoms1[list(p)]) for p in itertools.permutations(range(2)))
+    found = []
+    for n in (1, 2, 4):
+        draws = list(itertools.product(range(2), repeat=n))
+        costs = [
+            float(wasserstein2(atoms0[list(i)], atoms1[list(j)])) ** 2
+            for i, j in itertools.product(draws, draws)
+        ]
+        found.append(sum(costs) / len(costs))
+    every = torch.cdist(atoms0, atoms1).square().mean()
+    assert abs(found[0] - every) < 1e-12
+    assert found[0] > found[1] > found[2] > least + 1e-3
+
+
 def test_distance_of_shifted_and_of_equal_samples():
     x = normal(50, 2)
     shift = torch.tensor([3.0, 4.0], dtype=F64)
