@@ -5,7 +5,7 @@ The part is flat. Read ``flow`` first, then the modules of a chapter:
 density: ``density``, ``kde``, ``targets``
 normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
 continuous: ``continuous``, ``field``
-ffjord: ``trace``, ``regularize``
+ffjord: ``trace``, ``regularize``, ``stack``
 matching: ``matching``, ``transport``
 """
 

@@ -31,7 +31,6 @@ WITHOUT_A_BOX: set[str] = {
     "ode/known_unknowns",
     "flows/normalizing",
     "flows/continuous",
-    "flows/ffjord",
     "flows/matching",
 }
 TO_BE_READ: set[str] = {
@@ -44,7 +43,6 @@ TO_BE_READ: set[str] = {
     "ode/known_unknowns",
     "flows/normalizing",
     "flows/continuous",
-    "flows/ffjord",
     "flows/matching",
 }
 
