@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nodes_tutorial.checks import check_count, draw
+
 Tree = Tensor | tuple | list | dict
 
 
@@ -160,21 +162,21 @@ def draw_probes(
         The probes.
 
     Raises:
+        TypeError: ``count`` is no integer, or ``generator`` no generator.
         ValueError: ``count`` below 1 or unknown ``noise``.
 
     >>> draw_probes(3, torch.zeros(4, 2)).abs().unique()
     tensor([1.])
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    device = x.device if generator is None else generator.device
-    kind = {"generator": generator, "device": device, "dtype": x.dtype}
-    if noise == "rademacher":
-        draws = torch.rand(count, *x.shape, **kind).sub_(0.5).sign_()
-        return draws.masked_fill_(draws == 0, 1).to(x.device)
+    check_count("count", count, least=1)
+    if noise not in ("rademacher", "gaussian"):
+        raise ValueError(f"noise must be 'rademacher' or 'gaussian', got {noise!r}")
+    law = torch.rand if noise == "rademacher" else torch.randn
+    draws = draw(law, (count, *x.shape), generator, dtype=x.dtype, device=x.device)
     if noise == "gaussian":
-        return torch.randn(count, *x.shape, **kind).to(x.device)
-    raise ValueError(f"noise must be 'rademacher' or 'gaussian', got {noise!r}")
+        return draws
+    signs = draws.sub_(0.5).sign_()
+    return signs.masked_fill_(signs == 0, 1)
 
 
 def hutchinson_trace(

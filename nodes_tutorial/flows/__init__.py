@@ -9,6 +9,7 @@ ffjord: ``trace``, ``regularize``, ``stack``
 matching: ``matching``, ``transport``
 """
 
+from nodes_tutorial.flows.actnorm import ActNorm, data_init
 from nodes_tutorial.flows.autoregressive import IAF, MAF, AutoregressiveAffine
 from nodes_tutorial.flows.continuous import CNF
 from nodes_tutorial.flows.coupling import NICE, AffineCoupling, RealNVP
@@ -18,7 +19,7 @@ from nodes_tutorial.flows.flow import Flow, Inverse, Transform
 from nodes_tutorial.flows.glow import Chain, ConvNet, Glow, OnChannels, Squeezed
 from nodes_tutorial.flows.images import Logit, bits_per_dim, dequantize, quantize
 from nodes_tutorial.flows.kde import KernelDensity, loo_log_likelihood, select_bandwidth
-from nodes_tutorial.flows.linear import ActNorm, Diagonal, InvertibleLinear, data_init
+from nodes_tutorial.flows.linear import Diagonal, InvertibleLinear
 from nodes_tutorial.flows.made import MADE, made_masks
 from nodes_tutorial.flows.masks import alternating_mask, checkerboard_mask, half_mask
 from nodes_tutorial.flows.matching import PosteriorVelocity, flow_matching_loss

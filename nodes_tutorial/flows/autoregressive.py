@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nodes_tutorial.flows.density import StandardNormal
 from nodes_tutorial.flows.flow import Flow, Inverse, Transform
-from nodes_tutorial.flows.linear import stack_layers
+from nodes_tutorial.flows.linear import check_bound, stack_layers
 from nodes_tutorial.flows.made import MADE
 
 
@@ -28,9 +28,13 @@ class AutoregressiveAffine(Transform):
         reverse: take the entries from the last to the first.
         activation: as for ``MADE``.
         generator: source of the initial weights; None means PyTorch's global one.
-        bound: the bound c.
+        bound: the bound c, positive.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
+
+    Raises:
+        TypeError: as for ``MADE``, or ``bound`` is no number.
+        ValueError: as for ``MADE``, or ``bound`` not positive.
 
     Chapter: thm-normalizing-autoregressive
 
@@ -57,7 +61,7 @@ class AutoregressiveAffine(Transform):
         super().__init__()
         like = {"dtype": dtype, "device": device}
         self.net = MADE(dim, hidden, 2, reverse, activation, generator, **like)
-        self.dim, self.bound = dim, bound
+        self.dim, self.bound = dim, check_bound(bound)
 
     def forward(
         self, z: Float[Tensor, "*batch dim"]
@@ -96,7 +100,8 @@ class MAF(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        ValueError: ``layers`` below 1.
+        TypeError: as for ``AutoregressiveAffine``, or ``layers`` is no integer.
+        ValueError: as for ``AutoregressiveAffine``, or ``layers`` below 1.
 
     Chapter: thm-normalizing-autoregressive
 

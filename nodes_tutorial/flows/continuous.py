@@ -1,5 +1,6 @@
 """Continuous normalizing flows: a density moved by an ordinary differential equation."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,15 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count, check_generator, check_number
 from nodes_tutorial.flows.field import Field, value_and_products
 from nodes_tutorial.flows.flow import Transform
 from nodes_tutorial.flows.regularize import PENALTIES
 from nodes_tutorial.flows.trace import contract
 from nodes_tutorial.linalg import draw_probes
 from nodes_tutorial.ode import odeint
+from nodes_tutorial.ode.solvers.problem import make_settings
 
-TRACES = ("exact", "hutchinson")
-NOISES = ("rademacher", "gaussian")
+TRACES, NOISES = ("exact", "hutchinson"), ("rademacher", "gaussian")
 
 
 class Augmented:
@@ -78,9 +80,8 @@ class CNF(Transform):
         probes: number of probes a point of the estimate.
         noise: law of the probes, ``"rademacher"`` (signs) or ``"gaussian"``.
         generator: source of the probes; None means PyTorch's global one.
-        regularize: names of the penalties to integrate as well, from ``"kinetic"``
-            (:math:`\int\|f\|^2dt`) and ``"jacobian"`` (:math:`\int\|\partial f/\partial x\|_F^2dt`,
-            estimated with the same probes); ``inverse_with_penalties`` returns them.
+        regularize: penalties to integrate as well, for ``inverse_with_penalties``: ``"kinetic"``
+            (:math:`\int\|f\|^2dt`), ``"jacobian"`` (:math:`\int\|\partial f/\partial x\|_F^2dt`).
         t1: end of the time interval.
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
@@ -92,7 +93,9 @@ class CNF(Transform):
         nfe: evaluations of the field by the last call; None before the first and for compiled ones.
 
     Raises:
-        ValueError: an unknown name, ``probes`` below 1 or ``t1`` not positive.
+        TypeError: ``t1`` is no number (a tensor would lose its gradient), ``probes`` no integer,
+            ``generator`` no generator.
+        ValueError: an unknown name, ``probes`` below 1, ``t1`` not positive; as ``ode.odeint``.
 
     Chapter: thm-continuous-change
 
@@ -123,19 +126,18 @@ class CNF(Transform):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if trace not in TRACES:
-            raise ValueError(f"trace must be one of {', '.join(TRACES)}; got {trace!r}")
-        if noise not in NOISES:
-            raise ValueError(f"noise must be one of {', '.join(NOISES)}; got {noise!r}")
-        if probes < 1:
-            raise ValueError(f"probes must be at least 1, got {probes}")
-        if not t1 > 0:
-            raise ValueError(f"t1 must be positive, got {t1}")
+        for name, got, known in (("trace", trace, TRACES), ("noise", noise, NOISES)):
+            if got not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {got!r}")
+        check_count("probes", probes, least=1)
+        check_generator(generator)
+        self.t1 = check_number("t1", t1, "a positive number", lambda t: 0 < t < math.inf)
+        make_settings(method, rtol, atol, options, gradient)
         unknown = [name for name in regularize if name not in PENALTIES]
         if isinstance(regularize, str) or unknown:
             raise ValueError(f"regularize must list some of {list(PENALTIES)}, got {regularize!r}")
         self.field, self.trace, self.probes, self.noise = field, trace, probes, noise
-        self.generator, self.regularize, self.t1 = generator, tuple(regularize), float(t1)
+        self.generator, self.regularize = generator, tuple(regularize)
         self.rtol, self.atol, self.method, self.gradient = rtol, atol, method, gradient
         self.options = dict(options or {})
         self.nfe: int | None = None

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count
 from nodes_tutorial.flows.density import StandardNormal
 from nodes_tutorial.flows.flow import Flow, Transform
-from nodes_tutorial.flows.linear import Diagonal, stack_layers
+from nodes_tutorial.flows.linear import Diagonal, check_bound, stack_layers
 from nodes_tutorial.flows.masks import half_mask
 from nodes_tutorial.nets import MLP
 
@@ -31,10 +32,12 @@ class AffineCoupling(Transform):
             image with B set to zero and asks for values everywhere; those on A are not used.
         event_dims: 1 for vectors, 3 for images.
         scale: whether to scale as well as to shift.
-        bound: the bound c.
+        bound: the bound c, positive.
 
     Raises:
-        ValueError: a mask that keeps all or nothing, or whose axes do not fit ``event_dims``.
+        TypeError: ``event_dims`` is no integer or ``bound`` no number.
+        ValueError: a mask that keeps all or nothing, or whose axes do not fit ``event_dims``;
+            ``bound`` not positive.
 
     Chapter: thm-normalizing-coupling
 
@@ -57,6 +60,8 @@ class AffineCoupling(Transform):
         bound: float = 2.0,
     ) -> None:
         super().__init__()
+        check_count("event_dims", event_dims, least=1)
+        bound = check_bound(bound)
         if mask.ndim not in (1, event_dims):
             raise ValueError(f"mask must have 1 or {event_dims} axes, got {mask.ndim}")
         if mask.all() or not mask.any():
@@ -134,6 +139,7 @@ class NICE(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
+        TypeError: ``dim`` or ``layers`` is no integer, or ``generator`` no generator.
         ValueError: ``dim`` or ``layers`` below 2.
 
     Chapter: thm-normalizing-coupling
@@ -179,7 +185,8 @@ class RealNVP(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        ValueError: ``dim`` or ``layers`` below 2.
+        TypeError: ``dim`` or ``layers`` is no integer, or ``generator`` no generator.
+        ValueError: ``dim`` or ``layers`` below 2, or ``bound`` not positive.
 
     Chapter: thm-normalizing-coupling
 
@@ -225,8 +232,7 @@ def _coupling(
     device: torch.device | str | None = None,
 ) -> Transform:
     """Coupling number i of a flow on vectors: the halves that are kept take turns."""
-    if dim < 2:
-        raise ValueError(f"dim must be at least 2, for a coupling has two parts, got {dim}")
+    check_count("dim", dim, least=2)  # a coupling has two parts
     mask = half_mask(dim, i % 2)
     kept, outputs = int(mask.sum()), 2 if scale else 1
     sizes = [kept, *hidden, outputs * (dim - kept)]

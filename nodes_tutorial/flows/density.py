@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count, check_points, draw
+
 LOG_TAU = math.log(math.tau)
 
 
@@ -41,8 +43,12 @@ class StandardNormal(nn.Module):
         dtype: dtype of the samples; None means PyTorch's default.
         device: device of the samples; None means PyTorch's default.
 
+    Attributes:
+        event_shape: shape of one point.
+
     Raises:
-        ValueError: an axis of ``shape`` is below 1.
+        TypeError: an axis of ``shape`` is no integer.
+        ValueError: an axis of ``shape`` is below 1, or ``dtype`` is none of real numbers.
 
     Chapter: def-density-model
 
@@ -60,15 +66,17 @@ class StandardNormal(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.event_shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        if min(self.event_shape, default=1) < 1:
-            raise ValueError(f"shape must have axes of 1 or more, got {self.event_shape}")
+        self.event_shape = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+        for size in self.event_shape:
+            check_count("shape", size, least=1)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be one of floating-point numbers, got {dtype}")
         self.register_buffer("origin", torch.zeros(self.event_shape, dtype=dtype, device=device))
 
     def log_prob(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-density in nats; (\\*batch, \\*shape) to (\\*batch,)."""
         axes = len(self.event_shape)
-        _check_event(x, self.event_shape)
+        check_points("x", x, self.event_shape)
         square = x.square().flatten(x.ndim - axes).sum(-1) if axes else x.square()
         return -0.5 * (square + math.prod(self.event_shape) * LOG_TAU)
 
@@ -94,8 +102,13 @@ class Gaussian(nn.Module):
         mean: the mean.
         covariance: symmetric and positive definite; only its lower triangle is read.
 
+    Attributes:
+        event_shape: shape of one point.
+
     Raises:
-        ValueError: shapes that do not fit, or a covariance that is not positive definite.
+        TypeError: ``mean`` or ``covariance`` is no floating-point tensor, or their dtypes differ.
+        ValueError: shapes that do not fit, numbers that are not finite, or a covariance that is
+            not positive definite.
 
     Chapter: thm-density-gaussian
 
@@ -108,17 +121,22 @@ class Gaussian(nn.Module):
 
     def __init__(self, mean: Float[Tensor, " dim"], covariance: Float[Tensor, "dim2 dim3"]) -> None:
         super().__init__()
+        check_points("mean", mean)
+        check_points("covariance", covariance, like=mean)
+        if mean.ndim != 1 or not mean.isfinite().all():
+            raise ValueError(f"mean must be one finite vector, got shape {tuple(mean.shape)}")
         dim = len(mean)
         if covariance.shape != (dim, dim):
             raise ValueError(
                 f"covariance must have shape {(dim, dim)}, got {tuple(covariance.shape)}"
             )
         factor, info = torch.linalg.cholesky_ex(covariance)
-        if info:
+        if info or not factor.isfinite().all():
             raise ValueError(
-                f"covariance must be positive definite, its leading minor of order {int(info)} "
-                "is not"
+                "covariance must be finite and positive definite, its leading minor of order "
+                f"{int(info)} is not"
             )
+        self.event_shape = (dim,)
         self.register_buffer("mean", mean)
         self.register_buffer("factor", factor)
 
@@ -133,7 +151,7 @@ class Gaussian(nn.Module):
 
     def log_prob(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
-        _check_event(x, tuple(self.mean.shape))
+        check_points("x", x, self.event_shape)
         rows = (x - self.mean).reshape(-1, len(self.mean))
         white = torch.linalg.solve_triangular(self.factor.mT, rows, upper=True, left=False)
         square = white.square().sum(-1).reshape(x.shape[:-1])
@@ -171,6 +189,7 @@ def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
         The Gaussian.
 
     Raises:
+        TypeError: ``x`` is no floating-point tensor.
         ValueError: the points lie in a hyperplane, or nearly so.
 
     Chapter: thm-density-gaussian
@@ -180,6 +199,7 @@ def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
     >>> fit_gaussian(torch.tensor([[0.0], [2.0]])).covariance
     tensor([[1.]])
     """
+    check_points("x", x)
     mean = x.mean(0)
     rows = x - mean
     covariance = rows.mT @ rows / len(x)
@@ -199,12 +219,6 @@ def _check_span(covariance: Tensor) -> None:
 
 
 def _noise(size: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, drawn where the generator lives."""
-    device = like.device if generator is None else generator.device
-    draws = torch.randn(size, generator=generator, dtype=like.dtype, device=device)
-    return draws.to(like.device)
-
-
-def _check_event(x: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape or x.ndim < len(shape):
-        raise ValueError(f"x must end in the axes {shape}, got shape {tuple(x.shape)}")
+    """Standard normal numbers of the dtype and on the device of a tensor."""
+    check_count("n", size[0])
+    return draw(torch.randn, size, generator, dtype=like.dtype, device=like.device)

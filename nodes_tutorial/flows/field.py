@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count
 from nodes_tutorial.linalg import covector_products
 from nodes_tutorial.nets import MLP
 
@@ -85,6 +86,7 @@ class PlanarField(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
+        TypeError: a size is no integer, or ``generator`` no generator.
         ValueError: a size below 1.
 
     Chapter: prop-continuous-euler
@@ -107,8 +109,8 @@ class PlanarField(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if dim < 1 or width < 1:
-            raise ValueError(f"dim and width must be at least 1, got {dim} and {width}")
+        check_count("dim", dim, least=1)
+        check_count("width", width, least=1)
         self.dim, self.width = dim, width
         sizes = [1, *hidden, (2 * dim + 1) * width]
         self.weights = MLP(sizes, generator=generator, dtype=dtype, device=device)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count, check_generator, check_points
 from nodes_tutorial.flows.density import Density
 
 
@@ -102,7 +103,7 @@ class Flow(nn.Module):
 
     Raises:
         TypeError: ``base`` is no density or no module, or an entry is no ``Transform``.
-        ValueError: transforms of different ``event_dims``.
+        ValueError: transforms whose ``event_dims`` differ, or are not the axes of the base.
 
     Chapter: cor-normalizing-composition
 
@@ -115,8 +116,8 @@ class Flow(nn.Module):
 
     def __init__(self, base: nn.Module, transforms: Iterable[Transform]) -> None:
         super().__init__()
-        if not isinstance(base, Density):
-            raise TypeError(f"base must be a Density, got {type(base).__name__}")
+        if not isinstance(base, Density) or not isinstance(base, nn.Module):
+            raise TypeError(f"base must be a Density and a module, got {type(base).__name__}")
         transforms = list(transforms)
         for transform in transforms:
             if not isinstance(transform, Transform):
@@ -126,11 +127,28 @@ class Flow(nn.Module):
         if len({transform.event_dims for transform in transforms}) > 1:
             kinds = [transform.event_dims for transform in transforms]
             raise ValueError(f"transforms must have one number of event_dims, got {kinds}")
+        shape = getattr(base, "event_shape", None)
+        if transforms and shape is not None and transforms[0].event_dims != len(shape):
+            raise ValueError(
+                f"transforms must act on the axes {shape} of the base, "
+                f"got event_dims = {transforms[0].event_dims}"
+            )
         self.base = base
         self.transforms = nn.ModuleList(transforms)
 
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:
+        """Shape of one point; None where the base does not know it."""
+        return getattr(self.base, "event_shape", None)
+
     def log_prob(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-density in nats; (\\*batch, \\*event) to (\\*batch,)."""
+        """Log-density in nats; (\\*batch, \\*event) to (\\*batch,). NaN where x has NaN.
+
+        Raises:
+            TypeError: x is no floating-point tensor of the weights' dtype and device.
+            ValueError: x does not end in the axes of one point.
+        """
+        check_points("x", x, self.event_shape, next(self.transforms.parameters(), None))
         total: Tensor | float = 0.0
         for transform in reversed(self.transforms):
             x, ladj = transform.inverse(x)
@@ -138,7 +156,13 @@ class Flow(nn.Module):
         return self.base.log_prob(x) + total
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n ..."]:
-        """Draw n points, without a graph."""
+        """Draw n points, without a graph.
+
+        Raises:
+            TypeError: n is no integer, or ``generator`` no generator.
+            ValueError: n is negative.
+        """
+        _check_draw(n, generator)
         with torch.no_grad():
             x = self.base.sample(n, generator)
             for transform in self.transforms:
@@ -148,9 +172,20 @@ class Flow(nn.Module):
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]:
-        """Draw n points with gradients to the parameters; returns them and their log-densities."""
+        """Draw n points with gradients to the parameters; returns them and their log-densities.
+
+        Raises:
+            TypeError: as for ``sample``.
+            ValueError: as for ``sample``.
+        """
+        _check_draw(n, generator)
         x, log_prob = self.base.rsample_and_log_prob(n, generator)
         for transform in self.transforms:
             x, ladj = transform(x)
             log_prob = log_prob - ladj
         return x, log_prob
+
+
+def _check_draw(n: int, generator: torch.Generator | None) -> None:
+    check_count("n", n)
+    check_generator(generator)

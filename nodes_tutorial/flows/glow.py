@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nodes_tutorial.checks import check_count
+from nodes_tutorial.flows.actnorm import ActNorm
 from nodes_tutorial.flows.coupling import AffineCoupling
 from nodes_tutorial.flows.density import StandardNormal
 from nodes_tutorial.flows.flow import Flow, Inverse, Transform
-from nodes_tutorial.flows.linear import ActNorm, InvertibleLinear
+from nodes_tutorial.flows.linear import InvertibleLinear
 from nodes_tutorial.flows.masks import half_mask
 from nodes_tutorial.nets import reset_parameters
 
@@ -23,6 +25,9 @@ class Chain(Transform):
     Args:
         transforms: at least one, all of one ``event_dims``.
 
+    Raises:
+        ValueError: none, or some of another ``event_dims``.
+
     Chapter: cor-normalizing-composition
 
     References: Papamakarios et al. (2021), section 2.1.
@@ -34,7 +39,12 @@ class Chain(Transform):
     def __init__(self, transforms: Iterable[Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
-        self.event_dims = self.transforms[0].event_dims
+        kinds = [transform.event_dims for transform in self.transforms]
+        if len(set(kinds)) != 1:
+            raise ValueError(
+                f"transforms must be one or more of one number of event_dims, got {kinds}"
+            )
+        self.event_dims = kinds[0]
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Noise to data."""
@@ -96,6 +106,11 @@ class OnChannels(Transform):
         transform: keeps the shape of what it is given.
         channels: how many channels it sees.
 
+    Raises:
+        TypeError: ``channels`` is no integer.
+        ValueError: ``channels`` below 1, a transform that is not of images, or an image of fewer
+            channels.
+
     Chapter: prop-normalizing-lu
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), section 3.6.
@@ -105,15 +120,25 @@ class OnChannels(Transform):
 
     def __init__(self, transform: Transform, channels: int) -> None:
         super().__init__()
-        self.transform, self.channels = transform, channels
+        if transform.event_dims != 3:
+            raise ValueError(f"transform must have event_dims = 3, got {transform.event_dims}")
+        self.transform, self.channels = transform, check_count("channels", channels, least=1)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim < 3 or x.shape[-3] < self.channels:
+            raise ValueError(
+                f"an image must have at least {self.channels} channels, got shape {tuple(x.shape)}"
+            )
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Noise to data."""
+        self._check(z)
         x, ladj = self.transform(z[..., : self.channels, :, :])
         return torch.cat([x, z[..., self.channels :, :, :]], -3), ladj
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Data to noise."""
+        self._check(x)
         z, ladj = self.transform.inverse(x[..., : self.channels, :, :])
         return torch.cat([z, x[..., self.channels :, :, :]], -3), ladj
 
@@ -180,7 +205,9 @@ class Glow(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        ValueError: a height or width that cannot be halved ``levels`` times.
+        TypeError: ``levels``, ``steps`` or ``width`` is no integer.
+        ValueError: one of these below 1, ``bound`` not positive, or a height or width that cannot
+            be halved ``levels`` times.
 
     Chapter: prop-normalizing-lu
 
@@ -203,6 +230,8 @@ class Glow(Flow):
         device: torch.device | str | None = None,
     ) -> None:
         like = {"dtype": dtype, "device": device}
+        for name, count in (("levels", levels), ("steps", steps), ("width", width)):
+            check_count(name, count, least=1)
         channels, height, side = shape
         if height % 2**levels or side % 2**levels:
             raise ValueError(f"shape must be divisible by {2**levels} in h and w, got {shape}")

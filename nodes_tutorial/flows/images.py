@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from nodes_tutorial.checks import check_count, check_number, check_points, draw
 from nodes_tutorial.flows.flow import Transform
 
 
@@ -28,6 +29,7 @@ def dequantize(
         Numbers in [0, 1).
 
     Raises:
+        TypeError: ``k`` holds no integers, ``levels`` is none, or ``generator`` no generator.
         ValueError: a pixel outside 0 … levels - 1.
 
     Chapter: prop-normalizing-bits
@@ -38,11 +40,13 @@ def dequantize(
     >>> (y * 17).floor()
     tensor([ 0., 16.])
     """
+    check_count("levels", levels, least=1)
+    if not isinstance(k, Tensor) or k.is_floating_point() or k.is_complex():
+        raise TypeError(f"k must be a tensor of integers, got {getattr(k, 'dtype', type(k))}")
     if k.numel() and (k.min() < 0 or k.max() >= levels):
         raise ValueError(f"k must lie in 0 ... {levels - 1}, got {k.min()} ... {k.max()}")
     dtype = dtype or torch.get_default_dtype()
-    where = k.device if generator is None else generator.device
-    u = torch.rand(k.shape, generator=generator, dtype=dtype, device=where).to(k.device)
+    u = draw(torch.rand, k.shape, generator, dtype=dtype, device=k.device)
     # rounding may carry the largest u into the next cell
     return torch.minimum((k + u) / levels, torch.nextafter((k + 1.0) / levels, k.to(dtype)))
 
@@ -50,9 +54,21 @@ def dequantize(
 def quantize(y: Float[Tensor, "*shape"], levels: int) -> Int[Tensor, "*shape"]:
     """The cells in which numbers of [0, 1] lie; those outside go to the nearest.
 
+    Args:
+        y: numbers.
+        levels: number of cells.
+
+    Raises:
+        TypeError: ``y`` holds no floating-point numbers, or ``levels`` is no integer.
+        ValueError: ``levels`` below 1, or a NaN, which lies in no cell.
+
     >>> quantize(torch.tensor([-0.1, 0.5, 1.0]), 4)
     tensor([0, 2, 3])
     """
+    check_count("levels", levels, least=1)
+    check_points("y", y)
+    if y.isnan().any():
+        raise ValueError("y must be numbers, got NaN")
     return (y * levels).floor().clamp(0, levels - 1).long()
 
 
@@ -74,6 +90,10 @@ def bits_per_dim(
     Returns:
         Bits for each dimension.
 
+    Raises:
+        TypeError: ``dims`` or ``levels`` is no integer.
+        ValueError: one of them below 1.
+
     Chapter: prop-normalizing-bits
 
     References: Papamakarios, Pavlakou and Murray (2017).
@@ -81,6 +101,8 @@ def bits_per_dim(
     >>> bits_per_dim(torch.zeros(1), 64, 256)  # the uniform density
     tensor([8.])
     """
+    check_count("dims", dims, least=1)
+    check_count("levels", levels, least=1)
     return -log_prob / (dims * math.log(2)) + math.log2(levels)
 
 
@@ -98,7 +120,8 @@ class Logit(Transform):
         alpha: distance that the ends keep from 0 and 1.
 
     Raises:
-        ValueError: ``alpha`` not in [0, 1/2).
+        TypeError: ``event_dims`` is no integer or ``alpha`` no number.
+        ValueError: ``event_dims`` below 1, or ``alpha`` not in [0, 1/2).
 
     Chapter: prop-normalizing-bits
 
@@ -110,9 +133,8 @@ class Logit(Transform):
 
     def __init__(self, event_dims: int = 3, alpha: float = 0.05) -> None:
         super().__init__()
-        if not 0 <= alpha < 0.5:
-            raise ValueError(f"alpha must lie in [0, 1/2), got {alpha}")
-        self.event_dims, self.alpha = event_dims, alpha
+        self.event_dims = check_count("event_dims", event_dims, least=1)
+        self.alpha = check_number("alpha", alpha, "in [0, 1/2)", lambda a: 0 <= a < 0.5)
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Noise to pixels."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count, check_generator, check_number, check_points, draw
 from nodes_tutorial.flows.density import LOG_TAU, fit_gaussian
 
 _PAIRS = 2**22  # most pairs of points that are held at a time: 32 MiB in double precision
@@ -28,8 +29,10 @@ class KernelDensity(nn.Module):
 
     Attributes:
         bandwidth: the number h that was chosen.
+        event_shape: shape of one point.
 
     Raises:
+        TypeError: ``x`` is no floating-point tensor.
         ValueError: unknown or non-positive ``bandwidth``; points in a hyperplane; ``"cv"`` when
             every point is repeated, so that no bandwidth is best.
 
@@ -45,6 +48,7 @@ class KernelDensity(nn.Module):
     def __init__(self, x: Float[Tensor, "n dim"], bandwidth: str | float = "scott") -> None:
         super().__init__()
         fit = fit_gaussian(x)
+        self.event_shape = fit.event_shape
         factor = fit.factor * math.sqrt(len(x) / (len(x) - 1))
         points = torch.linalg.solve_triangular(factor.mT, x - fit.mean, upper=True, left=False)
         self.register_buffer("mean", fit.mean)
@@ -54,6 +58,7 @@ class KernelDensity(nn.Module):
 
     def log_prob(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Log-density in nats, by chunks of rows: memory does not grow with the batch."""
+        check_points("x", x, self.event_shape)
         rows = (x - self.mean).reshape(-1, x.shape[-1])
         white = torch.linalg.solve_triangular(self.factor.mT, rows, upper=True, left=False)
         size = max(1, _PAIRS // len(self.points))
@@ -76,12 +81,14 @@ class KernelDensity(nn.Module):
         return x, self.log_prob(x)
 
     def _rsample(self, n: int, generator: torch.Generator | None) -> Tensor:
+        check_count("n", n)
+        check_generator(generator)
         points, device = self.points, self.points.device
         source = device if generator is None else generator.device
         which = torch.randint(len(points), (n,), generator=generator, device=source)
         size = (n, points.shape[1])
-        noise = torch.randn(size, generator=generator, dtype=points.dtype, device=source)
-        white = points[which.to(device)] + self.bandwidth * noise.to(device)
+        noise = draw(torch.randn, size, generator, dtype=points.dtype, device=device)
+        white = points[which.to(device)] + self.bandwidth * noise
         return self.mean + white @ self.factor.mT
 
     def _log_norm(self) -> Tensor:
@@ -145,6 +152,10 @@ def loo_log_likelihood(
     Returns:
         :math:`\ell(h)` for each candidate, in nats.
 
+    Raises:
+        TypeError: ``x`` is no floating-point tensor.
+        ValueError: fewer than two points, or a candidate that is not positive.
+
     Chapter: prop-density-loo
 
     References: Habbema, Hermans and van den Broek (1974); Silverman (1986), section 3.4.4.
@@ -152,6 +163,11 @@ def loo_log_likelihood(
     >>> loo_log_likelihood(torch.tensor([[0.0], [1.0]]), torch.tensor([1.0]))
     tensor([-1.4189])
     """
+    check_points("x", x)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"x must be two points or more, got shape {tuple(x.shape)}")
+    if not (bandwidths > 0).all():
+        raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}")
     n, dim = x.shape
     total = torch.zeros_like(bandwidths)
     size = max(1, _PAIRS // (n * len(bandwidths)))
@@ -178,8 +194,9 @@ def select_bandwidth(x: Float[Tensor, "n dim"]) -> float:
         The bandwidth.
 
     Raises:
-        ValueError: the likelihood grows without end as h goes to 0, as it does when every point
-            is repeated.
+        TypeError: ``x`` is no floating-point tensor.
+        ValueError: fewer than two points, one that is not finite, or a likelihood that grows
+            without end as h goes to 0, as it does when every point is repeated.
 
     Chapter: prop-density-loo
 
@@ -189,6 +206,9 @@ def select_bandwidth(x: Float[Tensor, "n dim"]) -> float:
     >>> 0.1 < select_bandwidth(x) < 0.8
     True
     """
+    check_points("x", x)
+    if x.ndim != 2 or len(x) < 2 or not x.isfinite().all():
+        raise ValueError(f"x must be two finite points or more, got shape {tuple(x.shape)}")
     n, dim = x.shape
     center, spacing, refinements = -math.log(n) / (dim + 4) - math.log(2), math.log(2), 2
     steps = torch.arange(_CANDIDATES, dtype=x.dtype, device=x.device) - _CANDIDATES // 2
@@ -214,8 +234,7 @@ def _bandwidth(rule: str | float, points: Tensor) -> float:
         return (n * (dim + 2) / 4) ** (-1 / (dim + 4))
     if rule == "cv":
         return select_bandwidth(points)
-    if isinstance(rule, str) or not (0 < rule < math.inf):
-        raise ValueError(
-            f"bandwidth must be 'scott', 'silverman', 'cv' or a positive number, got {rule!r}"
-        )
-    return float(rule)
+    wanted = "'scott', 'silverman', 'cv' or a positive number"
+    if isinstance(rule, str):
+        raise ValueError(f"bandwidth must be {wanted}, got {rule!r}")
+    return check_number("bandwidth", rule, wanted, lambda h: 0 < h < math.inf)

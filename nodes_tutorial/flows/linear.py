@@ -1,12 +1,15 @@
-"""Linear layers of a flow: scales, actnorm, and an invertible matrix by its LU factors."""
+"""Linear layers of a flow: scales, and an invertible matrix by its LU factors."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nodes_tutorial.flows.flow import Flow, Transform
+from nodes_tutorial.checks import check_count, check_number, check_points, draw
+from nodes_tutorial.flows.actnorm import ActNorm
+from nodes_tutorial.flows.flow import Transform
 
 
 class Diagonal(Transform):
@@ -18,6 +21,10 @@ class Diagonal(Transform):
         dim: length of the vectors.
         dtype: dtype of the scales; None means PyTorch's default.
         device: device of the scales; None means PyTorch's default.
+
+    Raises:
+        TypeError: ``dim`` is no integer.
+        ValueError: ``dim`` below 1, or points of another length.
 
     Chapter: thm-normalizing-coupling
 
@@ -35,77 +42,22 @@ class Diagonal(Transform):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
+        check_count("dim", dim, least=1)
         self.log_scale = nn.Parameter(torch.zeros(dim, dtype=dtype, device=device))
 
     def forward(
         self, z: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
         """Noise to data."""
+        check_points("z", z, self.log_scale.shape)
         return z * self.log_scale.exp(), self.log_scale.sum().expand(z.shape[:-1])
 
     def inverse(
         self, x: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
         """Data to noise."""
+        check_points("x", x, self.log_scale.shape)
         return x * (-self.log_scale).exp(), -self.log_scale.sum().expand(x.shape[:-1])
-
-
-class ActNorm(Transform):
-    r"""Scale and shift each channel: :math:`x_c = e^{s_c} z_c + b_c`.
-
-    It starts as the identity. ``data_init`` sets it so that the noise it makes of a batch of
-    data has mean 0 and variance 1 in each channel. From then on s and b are ordinary parameters: a
-    state dict holds all there is, and loading one never triggers a second initialization.
-
-    Args:
-        channels: entries of a vector, or channels of an image.
-        event_dims: 1 for vectors, 3 for images.
-        dtype: dtype of the parameters; None means PyTorch's default.
-        device: device of the parameters; None means PyTorch's default.
-
-    Chapter: prop-normalizing-lu
-
-    References: Kingma and Dhariwal (2018), section 3.1.
-
-    >>> ActNorm(3)(torch.zeros(5, 3))[1].shape
-    torch.Size([5])
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        event_dims: int = 1,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        self.event_dims = event_dims
-        shape = (channels,) + (1,) * (event_dims - 1)
-        self.log_scale = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
-        self.shift = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
-        self.listening = False
-
-    def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to data."""
-        return z * self.log_scale.exp() + self.shift, self._ladj(z)
-
-    def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Data to noise."""
-        if self.listening:
-            self._fit(x)
-        return (x - self.shift) * (-self.log_scale).exp(), -self._ladj(x)
-
-    def _ladj(self, x: Tensor) -> Tensor:
-        pixels = x.shape[x.ndim - self.event_dims + 1 :].numel()
-        return (self.log_scale.sum() * pixels).expand(x.shape[: x.ndim - self.event_dims])
-
-    @torch.no_grad()
-    def _fit(self, x: Tensor) -> None:
-        rows = x.movedim(-self.event_dims, 0).flatten(1)
-        self.shift.copy_(rows.mean(1).view_as(self.shift))
-        spread = rows.std(1, correction=0).clamp_min(1e-6)
-        self.log_scale.copy_(spread.log().view_as(self.shift))
 
 
 def stack_layers(
@@ -127,50 +79,30 @@ def stack_layers(
         **like: dtype and device of the norms.
 
     Raises:
+        TypeError: ``layers`` is no integer.
         ValueError: ``layers`` below ``least``.
 
     >>> [type(layer).__name__ for layer in stack_layers(lambda i: Diagonal(2), 1, 1, 2, True)]
     ['Diagonal', 'ActNorm']
     """
-    if layers < least:
-        raise ValueError(f"layers must be at least {least}, got {layers}")
+    check_count("layers", layers, least)
     made: list[Transform] = []
     for i in range(layers):
         made += [make(i), ActNorm(dim, **like)] if actnorm else [make(i)]
     return made
 
 
-@torch.no_grad()
-def data_init(flow: Flow, x: Float[Tensor, "n ..."]) -> None:
-    """Initialize every ``ActNorm`` of a flow, from data to noise, by one pass over a batch.
-
-    Args:
-        flow: the flow; its other parameters stay as they are.
-        x: a batch of data, the larger the better.
+def check_bound(bound: float) -> float:
+    """The largest log-scale of a layer: a negative one would mirror it.
 
     Raises:
-        ValueError: fewer than two points.
+        TypeError: no number.
+        ValueError: not positive, or infinite.
 
-    Chapter: prop-normalizing-lu
-
-    References: Kingma and Dhariwal (2018), section 3.1.
-
-    >>> from nodes_tutorial.flows import StandardNormal
-    >>> flow = Flow(StandardNormal(2), [ActNorm(2)])
-    >>> data_init(flow, torch.tensor([[0.0, 1.0], [4.0, 1.5]]))
-    >>> flow.transforms[0].shift.data, flow.transforms[0].log_scale.exp().data
-    (tensor([2.0000, 1.2500]), tensor([2.0000, 0.2500]))
+    >>> check_bound(2)
+    2.0
     """
-    if len(x) < 2:
-        raise ValueError(f"x must hold at least two points, got {len(x)}")
-    norms = [module for module in flow.modules() if isinstance(module, ActNorm)]
-    try:
-        for norm in norms:
-            norm.listening = True
-        flow.log_prob(x)
-    finally:
-        for norm in norms:
-            norm.listening = False
+    return check_number("bound", bound, "a positive number", lambda c: 0 < c < math.inf)
 
 
 class InvertibleLinear(Transform):
@@ -188,6 +120,10 @@ class InvertibleLinear(Transform):
         generator: source of the initial rotation; None means PyTorch's global one.
         dtype: dtype of the parameters; None means PyTorch's default.
         device: device of the parameters; None means PyTorch's default.
+
+    Raises:
+        TypeError: ``channels`` or ``event_dims`` is no integer, or ``generator`` no generator.
+        ValueError: ``channels`` or ``event_dims`` below 1.
 
     Chapter: prop-normalizing-lu
 
@@ -208,9 +144,10 @@ class InvertibleLinear(Transform):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.event_dims = event_dims
-        where = device if generator is None else generator.device
-        noise = torch.randn(channels, channels, generator=generator, dtype=dtype, device=where)
+        self.event_dims = check_count("event_dims", event_dims, least=1)
+        check_count("channels", channels, least=1)
+        where = device if generator is None else None  # the rotation is made where it is drawn
+        noise = draw(torch.randn, (channels, channels), generator, dtype=dtype, device=where)
         p, lower, upper = (m.to(device) for m in torch.linalg.lu(torch.linalg.qr(noise).Q))
         diagonal = upper.diagonal()
         scale = torch.diag_embed(diagonal.abs().log())

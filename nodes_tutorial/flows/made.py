@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nodes_tutorial.checks import check_count
 from nodes_tutorial.nets import reset_parameters
 
 _ACTIVATIONS = {
@@ -39,6 +40,7 @@ def made_masks(
         One mask for each layer, rows for outputs and columns for inputs.
 
     Raises:
+        TypeError: a width is no integer.
         ValueError: a width below 1.
 
     Chapter: thm-normalizing-autoregressive
@@ -49,8 +51,10 @@ def made_masks(
     tensor([[1, 0, 0],
             [1, 1, 0]], dtype=torch.int32)
     """
-    if min([dim, outputs, *hidden]) < 1:
-        raise ValueError(f"dim, hidden and outputs must be 1 or more, got {dim, hidden, outputs}")
+    check_count("dim", dim, least=1)
+    check_count("outputs", outputs, least=1)
+    for width in hidden:
+        check_count("hidden", width, least=1)
     first = torch.arange(1, dim + 1)
     first = first.flip(0) if reverse else first
     degrees = [first]
@@ -74,6 +78,7 @@ class MADE(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
+        TypeError: as for ``made_masks``; ``generator`` is no generator.
         ValueError: as for ``made_masks``; unknown ``activation``.
 
     Chapter: thm-normalizing-autoregressive

@@ -6,32 +6,55 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from nodes_tutorial.checks import check_count
+
 
 def half_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
     """Keep the first half of the entries, or with ``parity=1`` the rest.
 
+    Raises:
+        TypeError: ``dim`` is no integer.
+        ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
+
     >>> half_mask(3), half_mask(3, 1)
     (tensor([ True, False, False]), tensor([False,  True,  True]))
     """
-    return (torch.arange(dim) < dim // 2) ^ bool(parity)
+    check_count("dim", dim, least=1)
+    return (torch.arange(dim) < dim // 2) ^ bool(_parity(parity))
 
 
 def alternating_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
     """Keep the entries 0, 2, 4, …, or with ``parity=1`` the entries 1, 3, 5, ….
 
+    Raises:
+        TypeError: ``dim`` is no integer.
+        ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
+
     >>> alternating_mask(4)
     tensor([ True, False,  True, False])
     """
-    return torch.arange(dim) % 2 == parity
+    check_count("dim", dim, least=1)
+    return torch.arange(dim) % 2 == _parity(parity)
 
 
 def checkerboard_mask(shape: Sequence[int], parity: int = 0) -> Bool[Tensor, "channels h w"]:
     """Keep the pixels of one colour of a checkerboard, in every channel.
 
+    Raises:
+        ValueError: ``shape`` is no channels, height and width, or ``parity`` neither 0 nor 1.
+
     >>> checkerboard_mask((1, 2, 2))
     tensor([[[ True, False],
              [False,  True]]])
     """
-    channels, height, width = shape
-    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == parity
+    if len(shape) != 3:
+        raise ValueError(f"shape must be channels, height and width, got {tuple(shape)}")
+    channels, height, width = (check_count("shape", size, least=1) for size in shape)
+    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == _parity(parity)
     return board.expand(channels, height, width).clone()
+
+
+def _parity(parity: int) -> int:
+    if parity not in (0, 1):
+        raise ValueError(f"parity must be 0 or 1, got {parity!r}")
+    return int(parity)

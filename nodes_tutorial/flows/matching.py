@@ -1,11 +1,13 @@
 """Flow matching: the field of a continuous flow, learned by regression, without a solver."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_filled, check_number, check_points, draw
 from nodes_tutorial.flows.transport import optimal_pairs
 
 COUPLINGS = ("independent", "ot")
@@ -34,15 +36,17 @@ def flow_matching_loss(
         x1: data.
         x0: noise; None draws it from the standard normal law.
         coupling: ``"independent"`` pairs the rows as they are, ``"ot"`` by ``optimal_pairs``,
-            exactly and on the host.
+            exactly and on the host. It is the noise that changes places: row i of x stays on the
+            way to row i of ``x1``, so that the field may know more about that row, as its label.
         generator: source of noise and times; None means PyTorch's global one.
 
     Returns:
         The loss, summed over the entries of a point and averaged over the batch.
 
     Raises:
-        ValueError: unknown ``coupling``, samples of different shapes, or a field that does not
-            keep the shape.
+        TypeError: ``x1`` or ``x0`` is no floating-point tensor, or ``generator`` no generator.
+        ValueError: unknown ``coupling``, no points, samples of different shapes, or a field that
+            does not keep the shape.
 
     Chapter: thm-matching-gradient
 
@@ -54,12 +58,15 @@ def flow_matching_loss(
     """
     if coupling not in COUPLINGS:
         raise ValueError(f"coupling must be one of {COUPLINGS}, got {coupling!r}")
+    check_points("x1", x1)
+    check_filled("x1", x1)
     if x0 is None:
-        x0 = _draw(torch.randn, x1.shape, x1, generator)
-    elif x0.shape != x1.shape:
+        x0 = draw(torch.randn, x1.shape, generator, dtype=x1.dtype, device=x1.device)
+    check_points("x0", x0, like=x1)
+    if x0.shape != x1.shape:
         raise ValueError(f"x0 must have the shape of x1, {tuple(x1.shape)}, got {tuple(x0.shape)}")
     if coupling == "ot":
-        x1 = x1[optimal_pairs(x0, x1)]
+        x0 = x0[optimal_pairs(x1, x0)]
     return _loss_on_lines(field, x0, x1, generator)
 
 
@@ -67,7 +74,8 @@ def _loss_on_lines(
     field: Callable, x0: Tensor, x1: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """Mean squared error of the field at random times on the lines from x0 to x1."""
-    t = _draw(torch.rand, (len(x1), *[1] * (x1.ndim - 1)), x1, generator)
+    size = (len(x1), *[1] * (x1.ndim - 1))
+    t = draw(torch.rand, size, generator, dtype=x1.dtype, device=x1.device)
     velocity = x1 - x0
     guess = field(t, x0 + t * velocity)
     if guess.shape != x1.shape:
@@ -97,7 +105,9 @@ class PosteriorVelocity(nn.Module):
         weights: probabilities of the centers, up to a factor; None means equal ones.
 
     Raises:
-        ValueError: ``sd`` negative, or ``weights`` that are not positive, one for each center.
+        TypeError: ``centers`` is no floating-point tensor, or ``sd`` no number.
+        ValueError: no centers, ``sd`` negative, or ``weights`` that are not positive and finite,
+            one for each center.
 
     Chapter: lem-matching-posterior
 
@@ -115,13 +125,14 @@ class PosteriorVelocity(nn.Module):
         weights: Float[Tensor, "..."] | None = None,
     ) -> None:
         super().__init__()
-        if not sd >= 0:
-            raise ValueError(f"sd must be at least 0, got {sd}")
+        check_points("centers", centers)
+        if centers.ndim != 2 or len(centers) == 0:
+            raise ValueError(f"centers must be rows, one or more, got {tuple(centers.shape)}")
+        self.sd = check_number("sd", sd, "at least 0", lambda sd: 0 <= sd < math.inf)
         if weights is None:
             weights = centers.new_ones(len(centers))
-        if len(weights) != len(centers) or not (weights > 0).all():
-            raise ValueError("weights must be positive, one for each of the centers")
-        self.sd = float(sd)
+        if weights.shape != (len(centers),) or not (weights > 0).all() or weights.isinf().any():
+            raise ValueError("weights must be positive and finite, one for each of the centers")
         self.register_buffer("centers", centers)
         self.register_buffer("log_weights", weights.log())
 
@@ -145,10 +156,3 @@ class PosteriorVelocity(nn.Module):
         t = t.to(x.dtype)
         pull = (t * self.sd**2 - (1 - t)) * x + (1 - t) * self.posterior_mean(t, x)
         return pull / self.variance(t)
-
-
-def _draw(law: Callable, shape: tuple, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Random numbers in the dtype and on the device of ``like``, drawn where the generator is."""
-    device = like.device if generator is None else generator.device
-    draws = law(shape, generator=generator, dtype=like.dtype, device=device)
-    return draws.to(like.device)

@@ -1,10 +1,13 @@
 """Natural gradients: steps that are measured by how far the density moves, not the weights."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
+from nodes_tutorial.checks import check_filled, check_number, check_points
 from nodes_tutorial.flows.flow import Flow
 
 _LONGEST = 10.0  # a score longer than this many medians is shortened to it
@@ -83,6 +86,7 @@ class NaturalGradient:
         momentum: share of the old g that each step keeps.
 
     Raises:
+        TypeError: one of the numbers is none.
         ValueError: ``damping`` not positive; ``memory`` or ``momentum`` outside [0, 1).
 
     Chapter: prop-normalizing-natural
@@ -103,11 +107,9 @@ class NaturalGradient:
         memory: float = 0.97,
         momentum: float = 0.8,
     ) -> None:
-        if not damping > 0:
-            raise ValueError(f"damping must be positive, got {damping}")
+        check_number("damping", damping, "positive", lambda d: 0 < d < math.inf)
         for name, share in (("memory", memory), ("momentum", momentum)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {share}")
+            check_number(name, share, "at least 0 and below 1", lambda s: 0 <= s < 1)
         self.flow, self.damping, self.memory, self.momentum = flow, damping, memory, momentum
         self.weights = list(flow.parameters())
         sizes = [weight.numel() for weight in self.weights]
@@ -124,7 +126,14 @@ class NaturalGradient:
 
         Returns:
             The mean negative log-likelihood of the batch before the step.
+
+        Raises:
+            TypeError: ``rate`` is no number, or as for ``Flow.log_prob``.
+            ValueError: ``rate`` is not finite, no points, or as for ``Flow.log_prob``.
         """
+        check_points("x", x)
+        check_filled("x", x)
+        check_number("rate", rate, "a finite number", math.isfinite)
         log_prob, rows = scores(self.flow, x)
         length = rows.norm(dim=1, keepdim=True)
         rows *= (_LONGEST * length.median() / length).clamp(max=1)

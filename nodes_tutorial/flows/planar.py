@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from nodes_tutorial.checks import check_count, draw
 from nodes_tutorial.flows.flow import Transform
 
 _NEWTON_STEPS = 16  # 10 reach the rounding for every y and every gap up to 1e6
@@ -34,6 +35,7 @@ class PlanarTransform(Transform):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
+        TypeError: ``dim`` is no integer, or ``generator`` no generator.
         ValueError: ``dim`` below 1.
 
     Chapter: prop-normalizing-planar
@@ -55,11 +57,9 @@ class PlanarTransform(Transform):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
-        source = device if generator is None else generator.device
-        draws = torch.rand(2 * dim + 1, generator=generator, dtype=dtype, device=source)
-        u, w, b = ((2 * draws - 1) / math.sqrt(dim)).to(device or source).split([dim, dim, 1])
+        check_count("dim", dim, least=1)
+        draws = draw(torch.rand, (2 * dim + 1,), generator, dtype=dtype, device=device)
+        u, w, b = ((2 * draws - 1) / math.sqrt(dim)).split([dim, dim, 1])
         self.u, self.w = nn.Parameter(u.clone()), nn.Parameter(w.clone())
         self.b = nn.Parameter(b[0].clone())
 

@@ -1,11 +1,13 @@
 """Penalties that keep a continuous flow easy to integrate, measured along the solve."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nodes_tutorial.checks import check_filled, check_number, check_points
 from nodes_tutorial.flows.flow import Flow
 
 Rate = Callable[[Tensor, Tensor, bool], Tensor]
@@ -75,7 +77,9 @@ def penalized_nll(
         The loss, and its parts: ``"nll"`` and the unweighted means of the penalties.
 
     Raises:
-        ValueError: a name is no penalty of a ``CNF`` of the flow, or the flow has no ``CNF``.
+        TypeError: a factor is no number, or as for ``Flow.log_prob``.
+        ValueError: a name is no penalty of a ``CNF`` of the flow, or the flow has no ``CNF``; a
+            factor is not finite; no points, or as for ``Flow.log_prob``.
 
     Chapter: def-ffjord-penalties
 
@@ -89,6 +93,10 @@ def penalized_nll(
     >>> f"{loss:.4f} {parts['kinetic']:.4f}"
     '1.8379 0.0000'
     """
+    check_points("x", x, flow.event_shape, next(flow.transforms.parameters(), None))
+    check_filled("x", x)
+    for name, factor in weights.items():
+        check_number(f"weights[{name!r}]", factor, "a finite number", math.isfinite)
     log_prob, totals = x.new_zeros(len(x)), dict.fromkeys(weights, x.new_zeros(()))
     found = False
     for transform in reversed(flow.transforms):

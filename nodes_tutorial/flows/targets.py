@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from nodes_tutorial.checks import check_count, check_number, check_points
 from nodes_tutorial.flows.density import Density
 
 EDGE = 4.0  # the box is [-4, 4] x [-4, 4]
@@ -71,7 +72,8 @@ class BoxTarget(nn.Module):
         entropy_box: differential entropy of the density of the box alone, in nats.
 
     Raises:
-        ValueError: unknown ``name`` or a negative ``wall``.
+        TypeError: ``wall`` is no number; points that are no floating-point tensor.
+        ValueError: unknown ``name`` or a negative ``wall``; points not in the plane.
 
     Chapter: prop-density-walls
 
@@ -93,9 +95,8 @@ class BoxTarget(nn.Module):
         super().__init__()
         if name not in ENERGIES:
             raise ValueError(f"name must be one of {sorted(ENERGIES)}, got {name!r}")
-        if not wall >= 0:
-            raise ValueError(f"wall must be 0 or more, got {wall}")
-        self.name, self.wall = name, float(wall)
+        self.name = name
+        self.wall = check_number("wall", wall, "0 or more", lambda w: 0 <= w < math.inf)
         values = _integrals(ENERGIES[name], self.wall)
         for key, value in zip(("log_z", "log_z_box", "entropy_box"), values, strict=True):
             dtype = dtype or torch.get_default_dtype()
@@ -103,6 +104,7 @@ class BoxTarget(nn.Module):
 
     def energy(self, z: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
         """The energy U, and beyond the box that of the walls; (\\*batch, 2) to (\\*batch,)."""
+        check_points("z", z, (2,))
         inside = z.clamp(-EDGE, EDGE)
         beyond = (z - inside).square().sum(-1)
         if self.wall == 0:
@@ -136,6 +138,7 @@ def reverse_kl(
         The estimate, in nats.
 
     Raises:
+        TypeError: ``n`` is no integer, or ``generator`` no generator.
         ValueError: ``n`` below 1.
 
     Chapter: prop-density-walls
@@ -147,8 +150,7 @@ def reverse_kl(
     >>> 3 < float(kl) < 6
     True
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_count("n", n, least=1)
     z, log_q = flow.rsample_and_log_prob(n, generator)
     return (log_q - target.log_prob(z)).mean()
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nodes_tutorial.checks import check_count, check_filled
 from nodes_tutorial.ode import odeint
 
 
@@ -57,7 +58,8 @@ def wasserstein2(x: Float[Tensor, "n *event"], y: Float[Tensor, "..."]) -> Float
         y: n points of the same shape.
 
     Returns:
-        The distance, a number without a graph.
+        The distance, a number without a graph, in the dtype of ``x``; in PyTorch's default one
+        for points of integers.
 
     Raises:
         ValueError: as for ``optimal_pairs``.
@@ -73,7 +75,9 @@ def wasserstein2(x: Float[Tensor, "n *event"], y: Float[Tensor, "..."]) -> Float
 
     cost = _costs(x, y)
     rows, columns = linear_sum_assignment(cost)
-    return x.new_tensor(float(np.sqrt(cost[rows, columns].mean())))
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    mean = float(np.sqrt(cost[rows, columns].mean()))
+    return torch.tensor(mean, dtype=dtype, device=x.device)
 
 
 def straightness(
@@ -100,7 +104,8 @@ def straightness(
         S, in squared units of the state, without a graph.
 
     Raises:
-        ValueError: ``nodes`` below 1, or as for ``odeint``.
+        TypeError: ``nodes`` is no integer.
+        ValueError: ``nodes`` below 1, no points, or as for ``odeint``.
 
     Chapter: thm-matching-budget
 
@@ -109,8 +114,8 @@ def straightness(
     >>> f"{straightness(lambda t, z: torch.ones_like(z), torch.zeros(4, 2)).item():.6f}"
     '0.000000'
     """
-    if nodes < 1:
-        raise ValueError(f"nodes must be at least 1, got {nodes}")
+    check_count("nodes", nodes, least=1)
+    check_filled("x0", x0)
     where, weights = np.polynomial.legendre.leggauss(nodes)
     times = torch.tensor([0.0, *((where + 1) / 2), 1.0], dtype=torch.float64, device=x0.device)
     with torch.no_grad():

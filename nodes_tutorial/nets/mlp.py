@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count, check_generator, draw
 from nodes_tutorial.nets.tangents import propagate
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -36,6 +37,7 @@ class MLP(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
+        TypeError: an entry of ``sizes`` is no integer, or ``generator`` no generator.
         ValueError: ``sizes`` has fewer than two entries or one below 1; unknown ``activation``.
 
     References: Goodfellow, Bengio and Courville (2016), chapter 6.
@@ -55,8 +57,10 @@ class MLP(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if len(sizes) < 2 or min(sizes) < 1:
+        if len(sizes) < 2:
             raise ValueError(f"sizes must be two or more positive numbers, got {list(sizes)}")
+        for size in sizes:
+            check_count("sizes", size, least=1)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
         layers: list[nn.Module] = []
@@ -180,20 +184,22 @@ def reset_parameters(module: nn.Module, generator: torch.Generator | None = None
         module: its ``nn.Linear`` and ``nn.Conv2d`` layers change in place.
         generator: source of the numbers; None means PyTorch's global one.
 
+    Raises:
+        TypeError: ``generator`` is none.
+
     >>> a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     >>> for layer in (a, b):
     ...     reset_parameters(layer, torch.Generator().manual_seed(0))
     >>> torch.equal(a.weight, b.weight)
     True
     """
+    check_generator(generator)
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             for parameter in layer.parameters(recurse=False):
-                device = parameter.device if generator is None else generator.device
-                noise = torch.rand(
-                    parameter.shape, generator=generator, dtype=parameter.dtype, device=device
-                )
+                like = {"dtype": parameter.dtype, "device": parameter.device}
+                noise = draw(torch.rand, parameter.shape, generator, **like)
                 with torch.no_grad():
                     parameter.copy_(bound * (2 * noise - 1))
 

@@ -249,7 +249,7 @@ def test_standard_normal_on_images():
 
 def test_wrong_arguments_are_named():
     eye = torch.eye(2)
-    with pytest.raises(ValueError, match="shape must have axes of 1 or more"):
+    with pytest.raises(ValueError, match="shape must be at least 1"):
         StandardNormal(0)
     with pytest.raises(ValueError, match=r"covariance must have shape \(2, 2\)"):
         Gaussian(torch.zeros(2), torch.eye(3))
