@@ -1,5 +1,8 @@
 """One training loop: progress when asked, checkpoints that survive a kill, exact resume."""
 
+import copy
+import hashlib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +13,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-_FORMAT = 1
+from nodes_tutorial.checks import check_count
+
+_MAGIC = b"nodes_tutorial checkpoint 2 sha256"
+_KEYS = {"done", "history", "rng", "rng_cuda", "state"}
 
 
 def fit(
@@ -28,7 +34,8 @@ def fit(
     the file is there already, everything in ``state`` and PyTorch's global random state is set
     from it and the loop goes on where it stopped: on the CPU, bit for bit as if it had never
     been interrupted. A file is replaced in one move, so a kill at any moment leaves the old
-    checkpoint or the new one, never a half.
+    checkpoint or the new one, never a half. A sha256 in it shows damage that came later:
+    a damaged file, or one that does not fit, is refused before anything of ``state`` changes.
 
     Args:
         step: does one update, given its number, and returns a loss or a dict of metrics. It
@@ -45,8 +52,10 @@ def fit(
         For each metric its values, one a step; a bare number is called ``"loss"``.
 
     Raises:
-        TypeError: an entry of ``state`` can neither save nor load its state.
-        ValueError: ``steps`` below 0, ``every`` below 1, or a checkpoint of another run.
+        TypeError: an entry of ``state`` can neither save nor load its state; ``steps`` or
+            ``every`` is no integer.
+        ValueError: ``steps`` below 0, ``every`` below 1; ``checkpoint`` is a folder, damaged, of
+            another run or version; a step that reports other metrics than the steps before it.
         FloatingPointError: a metric is NaN or infinite; what was last written stays.
 
     >>> weight = torch.nn.Parameter(torch.tensor(1.0))
@@ -61,17 +70,26 @@ def fit(
     tensor([1.0000, 0.2500, 0.0625], dtype=torch.float64)
     """
     state = dict(state or {})
-    _check(steps, every, state)
-    path = None if checkpoint is None else Path(checkpoint)
+    check_count("steps", steps)
+    check_count("every", every, least=1)
+    _check(state)
+    path = None if checkpoint is None else _place(checkpoint)
     done, history = 0, {}
-    if path is not None and path.is_file():
+    if path is not None and path.exists():
         done, history = _load(path, state, steps)
+    names = history.keys() if done else None
     waiting: list[dict[str, Tensor | float]] = []
     bar = _bar(progress, done, steps)
     try:
         for i in range(done, steps):
             report = step(i)
             report = report if isinstance(report, dict) else {"loss": report}
+            names = report.keys() if names is None else names
+            if report.keys() != names:
+                raise ValueError(
+                    f"step must report the same metrics each time, {sorted(names)}; "
+                    f"at step {i} it reports {sorted(report)}"
+                )
             waiting.append({name: _detach(value) for name, value in report.items()})
             if bar is not None:
                 bar.update()
@@ -88,11 +106,7 @@ def fit(
     return history
 
 
-def _check(steps: int, every: int, state: dict[str, Any]) -> None:
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+def _check(state: dict[str, Any]) -> None:
     for name, thing in state.items():
         if not isinstance(thing, torch.Generator) and not (
             hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
@@ -101,6 +115,17 @@ def _check(steps: int, every: int, state: dict[str, Any]) -> None:
                 f"state[{name!r}] must be a generator or have state_dict and load_state_dict, "
                 f"got {type(thing).__name__}"
             )
+
+
+def _place(checkpoint: str | os.PathLike) -> Path:
+    """The file itself where a link names it, with its folder made: before the first step."""
+    path = Path(checkpoint).resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"checkpoint must be a file, got {checkpoint}, which is a folder or device"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _detach(value: Tensor | float) -> Tensor | float:
@@ -121,23 +146,63 @@ def _collect(history: dict, waiting: list[dict], done: int) -> dict[str, Tensor]
     return merged
 
 
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """What a checkpoint of ``fit`` holds, after a check that the file is whole.
+
+    Its first line has the sha256 of all that follows, which is what ``torch.save`` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``done``, ``history``, ``state`` and the states of the global generators.
+
+    Raises:
+        ValueError: the file was not written by this version of ``fit``, or is damaged.
+    """
+    head, _, payload = Path(path).read_bytes().partition(b"\n")
+    magic, _, digest = head.rpartition(b" ")
+    if magic != _MAGIC:
+        raise ValueError(
+            f"checkpoint {path} was not written by this version of fit: it does not begin with "
+            "a checksum. Delete it to begin again"
+        )
+    if hashlib.sha256(payload).hexdigest().encode() != digest:
+        raise ValueError(f"checkpoint {path} is damaged: its content has another sha256 than noted")
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds, by where the bytes stop making sense
+        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.keys() != _KEYS:
+        got = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"checkpoint {path} must hold {sorted(_KEYS)}, got {got}")
+    done, history = content["done"], content["history"]
+    if not isinstance(done, int) or done < 0:
+        raise ValueError(f"checkpoint {path} must be at a step from 0 on, got {done!r}")
+    for name, values in history.items():
+        if values.dtype != torch.float64 or values.ndim < 1 or len(values) != done:
+            raise ValueError(
+                f"checkpoint {path} must hold {done} values of {name!r}, got {tuple(values.shape)}"
+            )
+    return content
+
+
 def _save(path: Path, state: dict[str, Any], done: int, history: dict[str, Tensor]) -> None:
     """Write beside the file, force to disk, then rename over it: atomic on POSIX file systems."""
     content = {
-        "format": _FORMAT,
         "done": done,
         "history": history,
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "state": {
-            name: thing.get_state() if isinstance(thing, torch.Generator) else thing.state_dict()
-            for name, thing in state.items()
-        },
+        "state": {name: _state_of(thing) for name, thing in state.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    payload = buffer.getbuffer()
     beside = path.with_name(f".{path.name}.partial")
     with open(beside, "wb") as file:
-        torch.save(content, file)
+        file.write(_MAGIC + b" " + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+        file.write(payload)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
@@ -150,26 +215,38 @@ def _save(path: Path, state: dict[str, Any], done: int, history: dict[str, Tenso
 
 
 def _load(path: Path, state: dict[str, Any], steps: int) -> tuple[int, dict[str, Tensor]]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"checkpoint {path} was not written by this version of fit")
-    if content["state"].keys() != state.keys():
+    content = read_checkpoint(path)
+    done, saved = content["done"], content["state"]
+    if saved.keys() != state.keys():
         raise ValueError(
-            f"checkpoint {path} holds the state of {sorted(content['state'])}, "
-            f"the run has {sorted(state)}"
+            f"checkpoint {path} holds the state of {sorted(saved)}, the run has {sorted(state)}"
         )
-    if content["done"] > steps:
-        raise ValueError(f"checkpoint {path} is at step {content['done']}, beyond steps = {steps}")
-    for name, thing in state.items():
-        saved = content["state"][name]
-        if isinstance(thing, torch.Generator):
-            thing.set_state(saved)
-        else:
-            thing.load_state_dict(saved)
+    if done > steps:
+        raise ValueError(f"checkpoint {path} is at step {done}, beyond steps = {steps}")
+    before: dict[str, Any] = {}
+    try:
+        for name, thing in state.items():
+            before[name] = copy.deepcopy(_state_of(thing))
+            _restore(thing, saved[name])
+    except Exception as error:
+        for name, old in before.items():  # a state that is half old and half new is none
+            _restore(state[name], old)
+        raise ValueError(f"checkpoint {path} does not fit state[{name!r}]: {error}") from error
     torch.set_rng_state(content["rng"])
     if content["rng_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["rng_cuda"])
-    return content["done"], content["history"]
+    return done, content["history"]
+
+
+def _state_of(thing: Any) -> Any:
+    return thing.get_state() if isinstance(thing, torch.Generator) else thing.state_dict()
+
+
+def _restore(thing: Any, saved: Any) -> None:
+    if isinstance(thing, torch.Generator):
+        thing.set_state(saved)
+    else:
+        thing.load_state_dict(saved)
 
 
 def _bar(progress: bool | None, done: int, steps: int) -> Any:

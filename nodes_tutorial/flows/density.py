@@ -133,7 +133,7 @@ class Gaussian(nn.Module):
         factor, info = torch.linalg.cholesky_ex(covariance)
         if info or not factor.isfinite().all():
             raise ValueError(
-                "covariance must be finite and positive definite, its leading minor of order "
+                "covariance must be positive definite and finite, its leading minor of order "
                 f"{int(info)} is not"
             )
         self.event_shape = (dim,)
