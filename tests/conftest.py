@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import jaxtyping
 import pytest
 from torch import Tensor
 
@@ -17,6 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             labels += mark.args
         if labels:
             item.user_properties.append(("claim", labels))
+
+
+@pytest.fixture
+def as_at_the_users() -> Iterator[None]:
+    """The checks of annotations run in the tests alone; a user has none."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Handwritten digits: the 1,797 small ones of scikit-learn, and the 10,000 of MNIST's test set."""
 
 import gzip
+import math
 import struct
+import zlib
 from pathlib import Path
 
 import torch
@@ -72,15 +74,21 @@ def read_idx(path: Path) -> Tensor:
         A uint8 tensor of the shape that the header gives.
 
     Raises:
-        DataError: the file is not such a file, or shorter or longer than its header says.
+        DataError: there is no file, it is not such a file, or is shorter or longer than its
+            header says.
     """
-    with gzip.open(path) as file:
-        header = file.read(4)
-        if len(header) < 4 or header[:3] != b"\0\0\x08":
-            raise DataError(f"{path} does not begin like an IDX file of bytes: {header!r}")
-        shape = struct.unpack(f">{header[3]}I", file.read(4 * header[3]))
-        content = bytearray(file.read())
-    values = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0)
-    if values.numel() != torch.Size(shape).numel():
-        raise DataError(f"{path} holds {values.numel()} bytes where its header says {shape}")
-    return values.view(shape)
+    try:
+        with gzip.open(path) as file:
+            raw = bytearray(file.read())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as a gzip file: {error}") from error
+    axes = raw[3] if raw[:3] == b"\0\0\x08" and len(raw) > 3 else 0
+    start = 4 + 4 * axes
+    if axes == 0 or len(raw) < start:
+        raise DataError(f"{path} does not begin like an IDX file of bytes: {bytes(raw[:8])!r}")
+    shape = struct.unpack(f">{axes}I", raw[4:start])
+    if len(raw) - start != math.prod(shape):
+        raise DataError(f"{path} holds {len(raw) - start} bytes where its header says {shape}")
+    if 0 in shape:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.frombuffer(raw, dtype=torch.uint8, offset=start).view(shape)

@@ -4,6 +4,8 @@ A file is looked for in the folder that the environment variable ``NODES_TUTORIA
 under its registry name; then in the cache; then at its public address.
 """
 
+import functools
+import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -49,28 +51,40 @@ def fetch(name: str) -> Path:
 
     Raises:
         ValueError: unknown ``name``.
-        DataError: the download failed, as it does offline, or the file under
-            ``NODES_TUTORIAL_DATA`` or the downloaded one has another checksum.
+        DataError: the download failed, as it does offline, the cache cannot be written, or the
+            file under ``NODES_TUTORIAL_DATA`` or the downloaded one has another checksum.
     """
     known, address = _entry(name)
     here = _local(name)
     if here is not None:
         verify(here, known)
         return here
+    cached, broken = _cache() / name, ""
+    if cached.is_file():
+        try:
+            verify(cached, known)
+            return cached
+        except DataError as error:  # downloaded again where there is a network
+            broken = f" The file in the cache is broken: {error}."
     pooch = _pooch()
     try:
         path = pooch.retrieve(
             address,
             known_hash=known if ":" in known else f"sha256:{known}",
-            fname=Path(name).name,
-            path=_cache() / Path(name).parent,
+            fname=cached.name,
+            path=cached.parent,
             downloader=pooch.HTTPDownloader(progressbar=False, timeout=30),
         )
     except ValueError as error:
         raise DataError(f"{address} is not the file it was: {error}") from error
     except (OSError, RuntimeError) as error:
+        if not _writable(cached.parent):
+            raise DataError(
+                f"cannot write {name} to the cache {cached.parent}. Make that folder writable, or "
+                f"put the file under a folder of yours and name that in {ENVIRONMENT}."
+            ) from error
         raise DataError(
-            f"cannot download {name} from {address} ({type(error).__name__}). "
+            f"cannot download {name} from {address} ({type(error).__name__}).{broken} "
             f"Go online once, or put the file under a folder and name that in {ENVIRONMENT}."
         ) from error
     return Path(path)
@@ -79,14 +93,36 @@ def fetch(name: str) -> Path:
 def available(name: str) -> bool:
     """Whether ``fetch`` would find the file without the network.
 
+    A file in the cache must be whole. One in your own folder need only be there: when it is
+    another, ``fetch`` says so, and nothing else is taken in its place.
+
     Args:
         name: a key of ``FILES``.
 
     Raises:
         ValueError: unknown ``name``.
     """
-    _entry(name)
-    return _local(name) is not None or (_cache() / name).is_file()
+    known, _ = _entry(name)
+    if _local(name) is not None:
+        return True
+    cached = _cache() / name
+    return cached.is_file() and _is_whole(str(cached), cached.stat().st_mtime_ns, known)
+
+
+@functools.cache
+def _is_whole(path: str, changed: int, known: str) -> bool:
+    """Whether the checksum is right; a file that has not changed since is not read again."""
+    try:
+        verify(Path(path), known)
+    except DataError:
+        return False
+    return True
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file could be made in a folder, or in the first one above it that is there."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _pooch() -> Any:
@@ -121,10 +157,18 @@ def verify(path: Path, known: str) -> None:
         known: its sha256, or the name of another algorithm, a colon and the checksum.
 
     Raises:
-        DataError: the file has another checksum.
+        TypeError: ``known`` is no text.
+        ValueError: an unknown algorithm, or no checksum.
+        DataError: there is no file, or it has another checksum.
     """
+    if not isinstance(known, str):
+        raise TypeError(f"known must be a checksum, got {known!r}")
     algorithm, _, digest = known.rpartition(":")
     algorithm = algorithm or "sha256"
+    if algorithm not in hashlib.algorithms_available or not digest:
+        raise ValueError(f"known must be a checksum, with the name of its kind, got {known!r}")
+    if not Path(path).is_file():
+        raise DataError(f"there is no file {path}")
     found = _pooch().file_hash(str(path), alg=algorithm)
     if found != digest.lower():
         raise DataError(f"{path} has {algorithm} {found}, and {digest} is wanted: replace the file")

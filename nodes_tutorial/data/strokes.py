@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +53,8 @@ def parse(
         Places, times and stroke numbers, as in ``Drawing``.
 
     Raises:
-        DataError: a line that is none of these, or no points; with the line's number.
+        DataError: a line that is none of these, a number that is not finite, or no points; with
+            the line's number.
 
     >>> parse("START\\n1,-2,0\\n3,-4,9.5\\nBREAK\\n5,-6,40\\nBREAK\\n")[1:]
     (tensor([ 0.0000,  9.5000, 40.0000]), tensor([0, 0, 1]))
@@ -69,6 +71,8 @@ def parse(
             x, y, t = (float(part) for part in line.split(","))
         except ValueError:
             raise DataError(f"line {number} is no x,y,t, START or BREAK: {line[:40]!r}") from None
+        if not all(map(math.isfinite, (x, y, t))):
+            raise DataError(f"line {number} must hold finite numbers: {line[:40]!r}")
         rows.append((x, y, t))
         strokes.append(stroke)
     if not rows:
@@ -84,12 +88,15 @@ def read_zip(
 
     Args:
         path: the zip file.
-        alphabets: which to read; None means all.
+        alphabets: which to read, by their whole names; None means all.
         dtype: dtype of places and times.
 
     Raises:
-        DataError: no zip file, no drawings of these alphabets in it, or one that cannot be read.
+        TypeError: ``alphabets`` is one name instead of a list of names.
+        DataError: no zip file, an alphabet that is not in it, or a drawing that cannot be read.
     """
+    if isinstance(alphabets, str):
+        raise TypeError(f"alphabets must be a list of names, got {alphabets!r}")
     drawings = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -104,13 +111,14 @@ def read_zip(
                 text = io.TextIOWrapper(archive.open(name), encoding="ascii").read()
                 drawer = int(file.removesuffix(".txt").rpartition("_")[2])
                 drawings.append(Drawing(alphabet, character, drawer, *parse(text, dtype)))
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path} is not a zip file: {error}") from error
+    except (zipfile.BadZipFile, OSError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as a zip file: {error}") from error
     except (DataError, ValueError) as error:
         raise DataError(f"{path}, {name}: {error}") from error
-    if not drawings:
-        which = "" if alphabets is None else f" of {', '.join(alphabets)}"
-        raise DataError(f"{path} holds no drawings{which}")
+    found = {drawing.alphabet for drawing in drawings}
+    missing = [] if alphabets is None else [name for name in alphabets if name not in found]
+    if missing or not drawings:
+        raise DataError(f"{path} holds no drawings of {', '.join(missing) or 'any alphabet'}")
     return drawings
 
 
@@ -124,7 +132,8 @@ def omniglot(
         dtype: dtype of places and times.
 
     Raises:
-        DataError: the file is not at hand and cannot be had.
+        TypeError: as for ``read_zip``.
+        DataError: the file is not at hand and cannot be had, or as for ``read_zip``.
 
     References: Lake, Salakhutdinov and Tenenbaum (2015).
     """

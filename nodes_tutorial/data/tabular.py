@@ -7,6 +7,7 @@ beside published ones. The archive is large: it is fetched only when it is asked
 
 import io
 import tarfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,8 @@ def load(name: str, path: str | Path | None = None, sha256: str | None = None) -
 
     Raises:
         ValueError: unknown ``name``, or ``path`` without ``sha256``.
-        DataError: the archive cannot be had, a checksum is wrong, or the file is not the set.
+        DataError: the archive cannot be had, a checksum is wrong, or the file is not the set:
+            another form, other columns, a number that is not finite, a column that is constant.
 
     References: Papamakarios, Pavlakou and Murray (2017), section 4.2 and appendix D.
     """
@@ -84,13 +86,19 @@ def _read(name: str, path: Path) -> np.ndarray:
             rows = np.load(content, allow_pickle=False)
         else:
             rows = np.load(path, allow_pickle=False)
-    except (KeyError, ValueError, EOFError, tarfile.TarError) as error:
+    except (KeyError, ValueError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path} holds no array {member}: {error}") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "fiu":
+        kind = getattr(rows, "dtype", type(rows).__name__)
+        raise DataError(f"{path} must hold one array of real numbers, got {kind}")
     if rows.ndim != 2 or rows.shape[1] != columns or len(rows) < 100:
         raise DataError(
             f"{name} has {columns} columns and 100 rows or more, {path} has {rows.shape}"
         )
-    return rows.astype(np.float64)
+    rows = rows.astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise DataError(f"{path} holds NaN or infinite numbers")
+    return rows
 
 
 def _prepare_power(rows: np.ndarray) -> np.ndarray:
@@ -107,5 +115,7 @@ def _split(rows: np.ndarray) -> Splits:
     rest, test = np.split(rows, [len(rows) - len(rows) // 10])
     train, validation = np.split(rest, [len(rest) - len(rest) // 10])
     mean, sd = rest.mean(0), rest.std(0)
+    if not (sd > 0).all():
+        raise DataError(f"the columns {np.flatnonzero(sd == 0).tolist()} hold one number each")
     parts = ((part - mean) / sd for part in (train, validation, test))
     return Splits(*(torch.from_numpy(part.astype(np.float32)) for part in parts))

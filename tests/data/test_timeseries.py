@@ -231,7 +231,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path, small):
         strokes.read_zip(empty)
     text = tmp_path / "text.zip"
     text.write_text("no archive")
-    with pytest.raises(DataError, match="not a zip file"):
+    with pytest.raises(DataError, match="cannot be read as a zip file"):
         strokes.read_zip(text)
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from nodes_tutorial.experiments import latent
 from nodes_tutorial.experiments.__main__ import app
 from nodes_tutorial.nets import count_parameters
+from nodes_tutorial.training import read_checkpoint
 
 TIMES = ("cpu_seconds", "command", "date")
 
@@ -79,7 +80,7 @@ def test_interrupted_run_resumes_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(latent, "seen_of", stop)
     with pytest.raises(KeyboardInterrupt):
         latent.execute(small(), [0, 1], checkpoint=path, every=2, progress=False)
-    assert torch.load(path, weights_only=True)["done"] == 2
+    assert read_checkpoint(path)["done"] == 2
     resumed, _ = latent.execute(small(), [0, 1], checkpoint=path, every=2, progress=False)
     assert values(resumed) == values(whole)
 

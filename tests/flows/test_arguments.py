@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -57,13 +56,7 @@ NAN, INF = math.nan, math.inf
 WRONG = (TypeError, ValueError)
 
 
-@pytest.fixture(autouse=True)
-def _as_at_the_users():
-    """The checks of annotations run in these tests alone; a user has none."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("as_at_the_users")
 
 
 def rng(seed=0):
