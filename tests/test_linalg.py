@@ -104,6 +104,117 @@ def test_probes_follow_generator_and_shape():
     torch.testing.assert_close(drawn, torch.full((4,), 3.0))
 
 
+def test_value_of_covector_products_is_that_of_the_function(case):
+    fun, x, v, dense = case
+    for directions in (None, v[None]):
+        value, products = linalg.covector_products(fun, x, directions)
+        torch.testing.assert_close(value, fun(x))
+    torch.testing.assert_close(products[0], torch.einsum("bij,bi->bj", dense, v))
+
+
+def systems(dtype, device="cpu", *, shift=0.5):
+    """Four symmetric matrices, positive for shift > 0, right-hand sides and starts."""
+    draws = torch.randn(4, 8, 9, generator=seeded(5), dtype=torch.float64)
+    A = draws[..., :8] @ draws[..., :8].mT / 8
+    A = A + (shift - (0 if shift > 0 else A.diagonal(dim1=-2, dim2=-1).mean())) * torch.eye(8)
+    b = draws[..., 8] * torch.tensor([1.0, 1e-3, 1e3, 1.0])[:, None]
+    return A.to(device, dtype), b.to(device, dtype)
+
+
+def times(A):
+    return lambda v: (A @ v.unsqueeze(-1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_cg_against_dense_solves(dtype, rtol, preconditioned, device):
+    A, b = systems(dtype, device)
+    exact = torch.linalg.solve(A.double(), b.double())
+    scales = A.diagonal(dim1=-2, dim2=-1)
+    options = {"rtol": rtol}
+    if preconditioned:
+        options["preconditioner"] = lambda v: v / scales
+    found = linalg.cg(times(A), b, **options)
+    assert found.converged.all() and not found.negative_curvature.any()
+    assert found.x.dtype == dtype and found.x.device == b.device
+    error = (found.x - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert (error < 100 * rtol).all()
+    true = (b - times(A)(found.x)).norm(dim=-1)
+    room = 50 * torch.finfo(dtype).eps * b.norm(dim=-1)
+    assert ((found.residual - true).abs() < room).all()
+    # each system as if it were alone, and with a look at the end every third iteration
+    for i in range(4):
+        if preconditioned:
+            options["preconditioner"] = lambda v, i=i: v / scales[i]
+        alone = linalg.cg(times(A[i]), b[i], **options)
+        assert alone.iterations.shape == () and abs(int(alone.iterations - found.iterations[i])) < 2
+        assert (alone.x - exact[i]).norm() < 100 * rtol * exact[i].norm()
+    if not preconditioned:
+        late = linalg.cg(times(A), b, check_every=3, **options)
+        assert torch.equal(late.x, found.x) and torch.equal(late.iterations, found.iterations)
+
+
+def test_cg_counts_and_tolerances():
+    A, b = systems(torch.float64)
+    loose, tight = (linalg.cg(times(A), b, rtol=tol) for tol in (1e-2, 1e-10))
+    assert (loose.iterations < tight.iterations).all() and (tight.iterations <= 9).all()
+    assert (loose.residual <= 1e-2 * b.norm(dim=-1)).all()
+    assert (loose.residual > 1e-10 * b.norm(dim=-1)).all()
+    absolute = linalg.cg(times(A), b, rtol=0.0, atol=1e-2)
+    assert (absolute.residual <= 1e-2).all() and absolute.iterations[1] == 0
+    early = linalg.cg(times(A), b, max_iterations=2)
+    assert (early.iterations == 2).all() and not early.converged.any()
+    assert ((b * early.x).sum(-1) > 0).all()  # a descent direction of every system
+    again = linalg.cg(times(A), b, tight.x)
+    assert (again.iterations == 0).all() and torch.equal(again.x, tight.x)
+    near = linalg.cg(times(A), b, tight.x + 1e-3 * b, rtol=1e-12)
+    assert (near.x - torch.linalg.solve(A, b)).abs().max() < 1e-8
+    zero = linalg.cg(times(A), 0 * b)
+    assert zero.converged.all() and (zero.x == 0).all() and (zero.iterations == 0).all()
+    deep = linalg.cg(times(A[:2, None]), b.view(2, 2, 8))
+    assert deep.x.shape == (2, 2, 8) and deep.residual.shape == (2, 2)
+
+
+def test_cg_says_that_a_matrix_is_not_positive():
+    A, b = systems(torch.float64)
+    bad, _ = systems(torch.float64, shift=-0.1)
+    mixed = torch.stack([A[0], bad[1], A[2], -A[3]])
+    assert (torch.linalg.eigvalsh(bad[1]).sign().unique() == torch.tensor([-1, 1])).all()
+    found = linalg.cg(times(mixed), b, rtol=1e-10)
+    assert found.negative_curvature.tolist() == [False, True, False, True]
+    assert found.converged.tolist() == [True, False, True, False]
+    assert (found.x[3] == 0).all() and found.x.isfinite().all()
+    exact = torch.linalg.solve(A, b)  # the others are not disturbed
+    assert (found.x - exact)[[0, 2]].abs().max() < 1e-6 * exact.abs().max()
+    singular = linalg.cg(lambda v: 0 * v, b)
+    assert singular.negative_curvature.all() and not singular.converged.any()
+
+
+def test_cg_bad_input_is_named(as_at_the_users):
+    A, b = systems(torch.float64)
+    product = times(A)
+    wrong = {
+        "b must hold": lambda: linalg.cg(product, b.long()),
+        "b must be a vector": lambda: linalg.cg(product, b[0, 0]),
+        "x0 must": lambda: linalg.cg(product, b, b[0]),
+        "product must": lambda: linalg.cg(lambda v: v[0], b),
+        "preconditioner must": lambda: linalg.cg(product, b, preconditioner=lambda v: v[0]),
+        "rtol": lambda: linalg.cg(product, b, rtol=-1.0),
+        "atol": lambda: linalg.cg(product, b, atol=float("nan")),
+        "max_iterations": lambda: linalg.cg(product, b, max_iterations=1.5),
+        "check_every": lambda: linalg.cg(product, b, check_every=0),
+    }
+    for message, call in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+    with pytest.raises(FloatingPointError, match="product must be finite"):
+        linalg.cg(lambda v: v * float("nan"), b)
+    b[1, 2] = float("inf")
+    with pytest.raises(FloatingPointError, match="b and product must be finite"):
+        linalg.cg(product, b)
+
+
 def test_bad_input_names_the_argument():
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="noise"):

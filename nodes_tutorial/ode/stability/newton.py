@@ -1,4 +1,4 @@
-"""Newton's method without matrices: conjugate gradients, and a linear classifier fitted by them."""
+"""Newton's method without matrices: a linear classifier fitted with conjugate gradients."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,58 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Classifier", "conjugate_gradient", "fit_classifier"]
+from nodes_tutorial.linalg import cg
 
-Product = Callable[[Tensor], Tensor]
-
-
-def conjugate_gradient(
-    product: Product,
-    rhs: Float[Tensor, " size"],
-    *,
-    preconditioner: Product | None = None,
-    rtol: float = 1e-6,
-    max_iter: int = 100,
-) -> tuple[Float[Tensor, " size"], int]:
-    r"""Solve :math:`Hx = r` for symmetric positive H by products :math:`Hv` alone.
-
-    Stopped early it still returns a descent direction: every iterate has
-    :math:`r^\top x > 0`.
-
-    Args:
-        product: v -> H v.
-        rhs: r.
-        preconditioner: v -> P v, symmetric positive, near the inverse of H.
-        rtol: stop when the residual is this small relative to r, in the preconditioned norm.
-        max_iter: stop after so many products.
-
-    Returns:
-        x, and the number of products taken.
-
-    Chapter: prop-stability-descent
-    References: Nocedal and Wright (2006), algorithms 5.3 and 7.1.
-
-    >>> H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-    >>> x, n = conjugate_gradient(lambda v: H @ v, torch.tensor([3.0, 4.0]))
-    >>> x.round(decimals=4), n
-    (tensor([1., 1.]), 2)
-    """
-    x, r = torch.zeros_like(rhs), rhs
-    z = r if preconditioner is None else preconditioner(r)
-    p, size = z, torch.dot(r, z)
-    goal, taken = rtol**2 * size, 0
-    while taken < max_iter and size > goal:
-        Hp = product(p)
-        taken += 1
-        curvature = torch.dot(p, Hp)
-        if curvature <= 0:  # rounding: H has no more to say along p
-            break
-        step = size / curvature
-        x, r = x + step * p, r - step * Hp
-        z = r if preconditioner is None else preconditioner(r)
-        old, size = size, torch.dot(r, z)
-        p = z + size / old * p
-    return x, taken
+__all__ = ["Classifier", "fit_classifier"]
 
 
 class Classifier(NamedTuple):
@@ -142,7 +93,7 @@ def fit_classifier(
         def hessian(u: Tensor, p: Tensor = p) -> Tensor:
             return (X.mT @ curvature(p, X @ u.view(shape)) / len(X)).flatten() + alpha * u
 
-        step, _ = conjugate_gradient(hessian, -gradient, rtol=1e-3, max_iter=2 * len(v))
+        step = cg(hessian, -gradient, rtol=1e-3, max_iterations=2 * len(v)).x
         v, value, moved = search(objective, v, value, step, torch.dot(gradient, step))
         if not moved:
             break

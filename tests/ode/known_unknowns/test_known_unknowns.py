@@ -497,3 +497,17 @@ def test_bad_input_is_refused(make, reason):
 def test_rest_identifies_nothing():
     with pytest.raises(torch.linalg.LinAlgError):
         identify(torch.zeros(5, 1, 1), torch.zeros(5, 1), torch.arange(5.0))
+
+
+def test_the_posterior_is_read_off_its_two_heads():
+    """Mean and log deviation of states come from one head, those of parameters from the other."""
+    net = GOKUNet(pendulum, 2, 1, 5, generator=rng(), dtype=F64)
+    x = torch.randn(3, 4, 5, generator=rng(1), dtype=F64)
+    mean, log_std = net.infer(x)
+    h = torch.tanh(net.embed(x))
+    parameters = net.to_theta(net.both_ways(h)[0].mean(1))
+    states = net.to_state(net.backwards(h.flip(1))[1][0][0])
+    assert mean.shape == log_std.shape == (3, 3)
+    assert (mean - torch.cat([states[:, :2], parameters[:, :1]], 1)).abs().max() < 1e-12
+    assert (log_std + 3 - torch.cat([states[:, 2:], parameters[:, 1:]], 1)).abs().max() < 1e-12
+    assert (parameters[:, 0] - parameters[:, 1]).abs().min() > 1e-3

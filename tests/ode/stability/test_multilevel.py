@@ -9,15 +9,16 @@ from scipy.optimize import minimize
 from torch.nn import functional as F
 
 from nodes_tutorial.data.labelled2d import ellipses, pad, peaks, peaks_surface, swissroll
+from nodes_tutorial.linalg import cg
 from nodes_tutorial.ode.stability.conv import ConvStableNet, adjoint_kernel
 from nodes_tutorial.ode.stability.depth import smoothness_penalty, tikhonov_penalty
 from nodes_tutorial.ode.stability.multilevel import train_adam, train_blocks, train_multilevel
 from nodes_tutorial.ode.stability.networks import AntisymmetricNet, PlainNet, VerletNet
 from nodes_tutorial.ode.stability.newton import (
     Classifier,
-    conjugate_gradient,
     curvature,
     fit_classifier,
+    search,
 )
 from nodes_tutorial.ode.stability.objective import Objective
 
@@ -40,8 +41,8 @@ def test_every_truncated_solution_is_a_descent_direction(measured):
     for preconditioner in (None, lambda v: P @ v):
         values = []
         for n in (1, 2, 5, 20, 200):
-            x, taken = conjugate_gradient(
-                lambda v: H @ v, r, preconditioner=preconditioner, max_iter=n, rtol=1e-12
+            x, _, taken, *_ = cg(
+                lambda v: H @ v, r, preconditioner=preconditioner, max_iterations=n, rtol=1e-12
             )
             assert taken <= n and r @ x > 0
             values.append((x @ H @ x / 2 - r @ x).item())
@@ -197,3 +198,16 @@ def test_bad_data_arguments_are_named():
         peaks(60_000)
     with pytest.raises(ValueError, match="dim must be at least 2, got 1"):
         pad(torch.zeros(1, 2), 1)
+
+
+def test_a_step_must_lower_the_objective_enough():
+    """Armijo: of a slope of -1 at least 1e-4 is wanted; half of that is no step."""
+    v, value, slope = torch.zeros(1, dtype=f64), torch.tensor(0.0, dtype=f64), torch.tensor(-1.0)
+    step = torch.ones(1, dtype=f64)
+    for rate, moves in ((-1.0, True), (-2e-4, True), (-5e-5, False), (5e-5, False)):
+        place, new, moved = search(lambda w, r=rate: r * w[0], v, value, step, slope)
+        assert moved is moves
+        assert (place == step).all() and new == rate if moves else (place == v).all()
+    # a valley at 1/3: the first half that falls is taken
+    place, _, moved = search(lambda w: (w[0] - 1 / 3).square(), v, torch.tensor(1 / 9), step, slope)
+    assert moved and place == 0.5

@@ -1,4 +1,4 @@
-"""Matrix-free linear algebra: products with Jacobians and Hessians, and their traces."""
+"""Traces of Jacobians: exact, and estimated with random probes."""
 
 from collections.abc import Callable
 
@@ -7,112 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nodes_tutorial.checks import check_count, draw
-
-Tree = Tensor | tuple | list | dict
-
-
-def jvp(
-    fun: Callable[[Tensor], Tensor], x: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"]
-) -> tuple[Tensor, Tensor]:
-    r"""Value and Jacobian-vector product :math:`J(x)\,v` at the cost of about two evaluations.
-
-    A function that treats the rows of a batch alike gives one product for each row.
-
-    Args:
-        fun: a function of one tensor.
-        x: where to differentiate.
-        v: a direction.
-
-    Returns:
-        ``fun(x)`` and J v, both of the shape of ``fun(x)``.
-
-    References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.1.
-
-    >>> jvp(torch.sin, torch.zeros(2), torch.tensor([1.0, 2.0]))[1]
-    tensor([1., 2.])
-    """
-    return torch.func.jvp(fun, (x,), (v,))
-
-
-def vjp(
-    fun: Callable[[Tensor], Tensor], x: Float[Tensor, "*shape"], v: Float[Tensor, "*out"]
-) -> tuple[Tensor, Float[Tensor, "*shape"]]:
-    r"""Value and vector-Jacobian product :math:`J(x)^\top v` by one reverse sweep.
-
-    Args:
-        fun: a function of one tensor.
-        x: where to differentiate.
-        v: a covector, of the shape of ``fun(x)``.
-
-    Returns:
-        ``fun(x)`` and :math:`J^\top v`, the latter of the shape of ``x``.
-
-    References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.2.
-
-    >>> vjp(lambda x: x[:1] * x[1:], torch.tensor([2.0, 5.0]), torch.ones(1))
-    (tensor([10.]), tensor([5., 2.]))
-    """
-    value, pull = torch.func.vjp(fun, x)
-    return value, pull(v)[0]
-
-
-def hvp(fun: Callable, x: Tree, v: Tree) -> Tree:
-    r"""Hessian-vector product :math:`\nabla^2 f(x)\,v`, forward over reverse, without the Hessian.
-
-    Args:
-        fun: returns a number, or one number for each row of a batch, where every row of ``x``
-            has its own Hessian.
-        x: a tensor, or a tuple, list or dict of tensors.
-        v: the direction, built like ``x``.
-
-    Returns:
-        The product, built like ``x``.
-
-    References: Pearlmutter (1994), section 3.
-
-    >>> hvp(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
-    tensor([ 6., 12.])
-    """
-    gradient = torch.func.grad(lambda x: fun(x).sum())
-    return torch.func.jvp(gradient, (x,), (v,))[1]
-
-
-def covector_products(
-    fun: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "*batch dim"],
-    v: Float[Tensor, "k *batch dim"] | None = None,
-) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "products *batch dim"]]:
-    r"""Value and several products :math:`v^\top J(x)` of each row, by one batched reverse sweep.
-
-    For the small networks of the book this takes, on a CPU, 0.6 of the time of forward mode
-    (``torch.func.jvp`` under ``vmap``), whose tangents pass through every single operation.
-
-    Args:
-        fun: maps (\*batch, dim) to (\*batch, dim), each row by itself.
-        x: where to differentiate.
-        v: k covectors for each row; None means all unit vectors.
-
-    Returns:
-        ``fun(x)`` and the products; for None the rows of J.
-
-    Raises:
-        ValueError: ``fun`` does not keep the shape.
-
-    References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.2.
-
-    >>> covector_products(lambda x: x.flip(-1), torch.zeros(2))[1]
-    tensor([[0., 1.],
-            [1., 0.]])
-    """
-    value, pull = torch.func.vjp(fun, x)
-    if value.shape != x.shape:
-        raise ValueError(
-            f"fun must return the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}"
-        )
-    if v is None:
-        basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        return value, torch.func.vmap(lambda e: pull(e.expand_as(x))[0])(basis)
-    return value, torch.func.vmap(lambda e: pull(e)[0])(v)
+from nodes_tutorial.linalg.products import covector_products
 
 
 def exact_trace(
