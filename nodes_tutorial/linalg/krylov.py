@@ -31,6 +31,7 @@ class CGResult(NamedTuple):
     negative_curvature: Bool[Tensor, "*batch"]
 
 
+@torch.no_grad()
 def cg(
     product: Product,
     b: Float[Tensor, "*batch size"],
@@ -65,8 +66,8 @@ def cg(
             nothing, so that the result is the same.
 
     Returns:
-        Solutions, and how each was reached; see ``CGResult``. Nothing is raised for a system that
-        did not converge or is not positive: look at ``converged``.
+        Solutions without a graph, and how each was reached; see ``CGResult``. Nothing is raised
+        for a system that did not converge or is not positive: look at ``converged``.
 
     Raises:
         TypeError: b is no floating-point tensor, x0 of another dtype, a count no integer.
@@ -96,6 +97,11 @@ def cg(
     def smooth(v: Tensor) -> Tensor:
         return v if preconditioner is None else _same("preconditioner", preconditioner(v), b)
 
+    alone = b.ndim == 1 and check_every == 1  # then whatever is computed is of an active system
+
+    def of_active(factor: Tensor, active: Tensor) -> Tensor:
+        return factor if alone else torch.where(active, factor, 0).unsqueeze(-1)
+
     if x0 is None:
         x, r = torch.zeros_like(b), b
     else:
@@ -107,26 +113,28 @@ def cg(
     scale = size if x0 is None else torch.linalg.vecdot(b, smooth(b))
     goal = (rtol**2 * scale).clamp(min=atol**2)
     p, active = z, size > goal
-    negative, broken = torch.zeros_like(active), ~size.isfinite()
+    negative = torch.zeros_like(active)
     iterations = torch.zeros_like(active, dtype=torch.long)
     for k in range(most):
         if k % check_every == 0 and not active.any():
             break
         Ap = _same("product", product(p), b)
         curvature = torch.linalg.vecdot(p, Ap)
-        bent = curvature > 0
-        negative = negative | (active & (curvature <= 0))
-        broken = broken | (active & ~curvature.isfinite())
-        active = active & bent
-        iterations = iterations + active
-        step = torch.where(active, size / torch.where(bent, curvature, 1), 0).unsqueeze(-1)
+        flat = curvature <= 0
+        if not alone:
+            negative |= active & flat
+            active &= ~flat
+        elif flat:
+            negative = flat
+            break
+        iterations += active
+        step = of_active(size / curvature, active)
         x, r = x + step * p, r - step * Ap
         z = smooth(r)
         old, size = size, torch.linalg.vecdot(r, z)
-        active = active & (size > goal)
-        ratio = torch.where(active, size / torch.where(active, old, 1), 0)
-        p = z + ratio.unsqueeze(-1) * p
-    if broken.any() or not size.isfinite().all():
+        active = active & (size > goal) if not alone else size > goal
+        p = z + of_active(size / old, active) * p
+    if not size.isfinite().all():
         raise FloatingPointError("b and product must be finite, got NaN or infinite numbers")
     residual = torch.linalg.vector_norm(r, dim=-1)
     return CGResult(x, residual, iterations, size <= goal, negative)
