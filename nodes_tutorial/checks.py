@@ -31,7 +31,7 @@ def check_count(name: str, value: int, least: int = 0) -> int:
 
 
 def check_number(
-    name: str, value: float, wanted: str, within: Callable[[float], bool] | None = None
+    name: str, value: float | int, wanted: str, within: Callable[[float], bool] | None = None
 ) -> float:
     """A real number of a range; a tensor is none, for its gradient would be lost.
 

@@ -54,7 +54,7 @@ class AutoregressiveAffine(Transform):
         activation: str = "relu",
         generator: torch.Generator | None = None,
         *,
-        bound: float = 2.0,
+        bound: float | int = 2.0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -120,7 +120,7 @@ class MAF(Flow):
         generator: torch.Generator | None = None,
         *,
         actnorm: bool = False,
-        bound: float = 2.0,
+        bound: float | int = 2.0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:

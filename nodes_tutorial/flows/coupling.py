@@ -57,7 +57,7 @@ class AffineCoupling(Transform):
         *,
         event_dims: int = 1,
         scale: bool = True,
-        bound: float = 2.0,
+        bound: float | int = 2.0,
     ) -> None:
         super().__init__()
         check_count("event_dims", event_dims, least=1)
@@ -112,7 +112,7 @@ class AffineCoupling(Transform):
         x = torch.cat([a, b] if self.a_first else [b, a], -self.event_dims)
         return x if self.back is None else x.index_select(-self.event_dims, self.back)
 
-    def _scale_and_shift(self, a: Tensor, bound: float) -> tuple[Tensor | None, Tensor]:
+    def _scale_and_shift(self, a: Tensor, bound: float | int) -> tuple[Tensor | None, Tensor]:
         values = self.net(a)
         if not self.by_parts:  # values on A must not matter
             changed = ~self.mask
@@ -206,7 +206,7 @@ class RealNVP(Flow):
         generator: torch.Generator | None = None,
         *,
         actnorm: bool = False,
-        bound: float = 2.0,
+        bound: float | int = 2.0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -227,7 +227,7 @@ def _coupling(
     generator: torch.Generator | None,
     *,
     scale: bool = True,
-    bound: float = 2.0,
+    bound: float | int = 2.0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Transform:

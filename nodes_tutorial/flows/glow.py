@@ -225,7 +225,7 @@ class Glow(Flow):
         width: int = 32,
         generator: torch.Generator | None = None,
         *,
-        bound: float = 2.0,
+        bound: float | int = 2.0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:

@@ -131,7 +131,7 @@ class Logit(Transform):
     tensor([-2.9444,  0.0000,  2.9444])
     """
 
-    def __init__(self, event_dims: int = 3, alpha: float = 0.05) -> None:
+    def __init__(self, event_dims: int = 3, alpha: float | int = 0.05) -> None:
         super().__init__()
         self.event_dims = check_count("event_dims", event_dims, least=1)
         self.alpha = check_number("alpha", alpha, "in [0, 1/2)", lambda a: 0 <= a < 0.5)

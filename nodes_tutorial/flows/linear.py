@@ -92,7 +92,7 @@ def stack_layers(
     return made
 
 
-def check_bound(bound: float) -> float:
+def check_bound(bound: float | int) -> float:
     """The largest log-scale of a layer: a negative one would mirror it.
 
     Raises:

@@ -103,9 +103,9 @@ class NaturalGradient:
         self,
         flow: Flow,
         *,
-        damping: float = 1e-3,
-        memory: float = 0.97,
-        momentum: float = 0.8,
+        damping: float | int = 1e-3,
+        memory: float | int = 0.97,
+        momentum: float | int = 0.8,
     ) -> None:
         check_number("damping", damping, "positive", lambda d: 0 < d < math.inf)
         for name, share in (("memory", memory), ("momentum", momentum)):
@@ -117,7 +117,7 @@ class NaturalGradient:
         self.gradient = self.fisher.new_zeros(sum(sizes))
         self.steps = 0
 
-    def step(self, x: Float[Tensor, "n dim"], rate: float) -> Float[Tensor, ""]:
+    def step(self, x: Float[Tensor, "n dim"], rate: float | int) -> Float[Tensor, ""]:
         r"""Make one step.
 
         Args:

@@ -87,7 +87,7 @@ class BoxTarget(nn.Module):
     def __init__(
         self,
         name: str,
-        wall: float = 0.1,
+        wall: float | int = 0.1,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -155,7 +155,9 @@ def reverse_kl(
     return (log_q - target.log_prob(z)).mean()
 
 
-def _integrals(energy: Callable[[Tensor], Tensor], wall: float) -> tuple[Tensor, Tensor, Tensor]:
+def _integrals(
+    energy: Callable[[Tensor], Tensor], wall: float | int
+) -> tuple[Tensor, Tensor, Tensor]:
     """log Z with walls, log Z of the box and its entropy, by Gauss-Legendre rules.
 
     24 nodes in each of 16 panels an axis. The energies are analytic, but for U1 at the origin,

@@ -33,35 +33,34 @@ def train_blocks(
 ) -> Level:
     r"""Block coordinate descent: Newton for the classifier, one Gauss–Newton step for the rest.
 
-        The step solves :math:`(J^\top H J + R)\,\delta = -g` by conjugate gradients, where J is the
-        Jacobian of the logits in the propagation weights, H the Hessian of cross-entropy in the
-        logits and R that of the regularizer, whose (shifted) inverse is the preconditioner.
+    The step solves :math:`(J^\top H J + R)\,\delta = -g` by conjugate gradients, where J is the
+    Jacobian of the logits in the propagation weights, H the Hessian of cross-entropy in the
+    logits and R that of the regularizer, whose (shifted) inverse is the preconditioner.
 
-        Args:
-            net: its weights are changed in place.
-            objective: data and regularizers.
-            classifier: where to start; by default zero.
-            max_iter: iterations at most.
-            tol: stop when five iterations together lower the objective by less than five times
-                this share of it.
-            goal: stop when the objective is below it, and only then.
-            max_cg: products of one Gauss–Newton step.
+    Args:
+        net: its weights are changed in place.
+        objective: data and regularizers.
+        classifier: where to start; by default zero.
+        max_iter: iterations at most.
+        tol: stop when five iterations together lower the objective by less than five times
+            this share of it.
+        goal: stop when the objective is below it, and only then.
+        max_cg: products of one Gauss–Newton step.
 
-        Returns:
-            The record of the training.
+    Returns:
+        The record of the training.
 
-        Chapter: prop-stability-descent
-        References: Haber and Ruthotto (2018), section 5.
+    Chapter: prop-stability-descent
+    References: Haber and Ruthotto (2018), section 5.
 
-        >>> from nodes_tutorial.data.labelled2d import ellipses
-        >>> from nodes_tutorial.linalg import cg
-    from nodes_tutorial.ode.stability.networks import AntisymmetricNet
-        >>> x, label = ellipses(200, torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> how = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> net = AntisymmetricNet(2, 8, 20.0, **how)
-        >>> level = train_blocks(net, Objective(x, label))
-        >>> level.accuracy(x, label) > 0.9
-        True
+    >>> from nodes_tutorial.data.labelled2d import ellipses
+    >>> from nodes_tutorial.ode.stability.networks import AntisymmetricNet
+    >>> x, label = ellipses(200, torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> how = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> net = AntisymmetricNet(2, 8, 20.0, **how)
+    >>> level = train_blocks(net, Objective(x, label))
+    >>> level.accuracy(x, label) > 0.9
+    True
     """
     start, x, labels = time.perf_counter(), objective.x, objective.labels
     c = new_classifier(objective) if classifier is None else classifier
