@@ -63,7 +63,10 @@ def load(run: Run) -> tuple[Sequences, Sequences, Tensor]:
     if run.system == "cvs":
         train, test = (cardiovascular_sequences(n, g) for n, g in zip(sizes, draws, strict=True))
         return train, test, cardiovascular_signals(test.z)
-    how = {"side": run.side, "friction": FRICTION if run.system == "friction" else 0.0}
+    how: dict[str, Any] = {
+        "side": run.side,
+        "friction": FRICTION if run.system == "friction" else 0.0,
+    }
     train, test = (pendulum_sequences(n, g, **how) for n, g in zip(sizes, draws, strict=True))
     return train, test, test.x
 
@@ -119,7 +122,7 @@ def build(run: Run, train: Sequences) -> nn.Module:
         scale = {"center": train.x.mean((0, 1)), "gain": 1 / train.x.std((0, 1))}
     if run.model == "lstm":
         return LSTMForecast(observed, 48, gain=1.0 if run.system == "cvs" else 5.0, **kind)
-    how = {"hidden": run.hidden, "noise": NOISE, **scale, **kind}
+    how: dict[str, Any] = {"hidden": run.hidden, "noise": NOISE, **scale, **kind}
     if run.model == "latent-ode":
         field = PartlyKnown(_zero, MLP([6, 32, 6], **kind))
         return GOKUNet(field, 6, 0, observed, emission=MLP([6, 32, observed], **kind), **how)

@@ -59,7 +59,7 @@ def execute(
     train, test = split(run.dataset, run.device)
     generator = torch.Generator(run.device).manual_seed(run.seed)
     shape = tuple(train.shape[1:])
-    how = {"generator": generator, "device": run.device}
+    how: dict[str, Any] = {"generator": generator, "device": run.device}
     glow = Glow(shape, run.levels, run.depth, run.width, **how)
     flow = Flow(glow.base, [*glow.transforms, Logit()])
     values = LEVELS[run.dataset]

@@ -60,7 +60,7 @@ def load(dataset: str, device: str = "cpu") -> tuple[Series, Tensor, float]:
 def build(run: Run, dim: int, seeds: list[int]) -> nn.Module:
     """The networks of all seeds side by side; every model has about the latent ODE's parameters."""
     generators = [torch.Generator(run.device).manual_seed(seed) for seed in seeds]
-    kind = {"generator": generators, "device": run.device}
+    kind: dict[str, Any] = {"generator": generators, "device": run.device}
     if run.model == "latent-ode":
         return _make(run, dim, run.hidden, kind)
     reference = {"generator": torch.Generator(run.device), "device": run.device}

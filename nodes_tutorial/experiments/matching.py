@@ -47,7 +47,7 @@ def train(
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     generator = torch.Generator().manual_seed(seed)
     field = TimeMLP(2, [width] * 3, "silu", generator)
-    solver = {"method": "rk4", "options": {"step_size": 1 / 8}}
+    solver: dict[str, Any] = {"method": "rk4", "options": {"step_size": 1 / 8}}
     flow = Flow(StandardNormal(2), [CNF(field, **solver)])
     adam = torch.optim.Adam(field.parameters(), fused=True)
     begin, steps = time.process_time(), 0

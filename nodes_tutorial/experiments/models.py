@@ -56,11 +56,11 @@ def build(
         device: where they live.
         solver: keywords of ``CNF`` for training.
     """
-    how = {"generator": generator, "device": device}
+    how: dict[str, Any] = {"generator": generator, "device": device}
     if model in ("cnf", "fm"):
         fields = [TimeMLP(dim, size.hidden, size.activation, **how) for _ in range(size.layers)]
         return continuous(fields, dim, device, solver)
-    kind = {"realnvp": RealNVP, "maf": MAF}[model]
+    kind: dict[str, Any] = {"realnvp": RealNVP, "maf": MAF}[model]
     return kind(dim, size.layers, size.hidden, size.activation, **how)
 
 

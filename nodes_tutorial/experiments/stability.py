@@ -80,7 +80,10 @@ def build(run: Run) -> StableNet:
     """The network of the first level."""
     setting = SETTINGS[run.dataset]
     features = setting.features_verlet if run.model == "verlet" else setting.features
-    how = {"generator": torch.Generator().manual_seed(run.seed), "dtype": torch.float64}
+    how: dict[str, Any] = {
+        "generator": torch.Generator().manual_seed(run.seed),
+        "dtype": torch.float64,
+    }
     return MODELS[run.model](features, run.first, setting.T, scale=run.scale, **how)
 
 

@@ -50,6 +50,10 @@ class AffineCoupling(Transform):
     (1.0, torch.Size([1]))
     """
 
+    order: Tensor
+    back: Tensor
+    mask: Tensor
+
     def __init__(
         self,
         mask: Bool[Tensor, "..."],

@@ -58,6 +58,8 @@ class StandardNormal(nn.Module):
     tensor([-1.8379, -1.8379, -1.8379])
     """
 
+    origin: Tensor
+
     def __init__(
         self,
         shape: int | Sequence[int],
@@ -118,6 +120,9 @@ class Gaussian(nn.Module):
     >>> normal.log_prob(torch.zeros(2)), normal.entropy()
     (tensor(-1.8379), tensor(2.8379))
     """
+
+    mean: Tensor
+    factor: Tensor
 
     def __init__(self, mean: Float[Tensor, " dim"], covariance: Float[Tensor, "dim2 dim3"]) -> None:
         super().__init__()

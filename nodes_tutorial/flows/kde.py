@@ -45,6 +45,11 @@ class KernelDensity(nn.Module):
     torch.Size([3])
     """
 
+    mean: Tensor
+    factor: Tensor
+    points: Tensor
+    bandwidth: Tensor
+
     def __init__(self, x: Float[Tensor, "n dim"], bandwidth: str | float = "scott") -> None:
         super().__init__()
         fit = fit_gaussian(x)

@@ -134,6 +134,9 @@ class InvertibleLinear(Transform):
     True
     """
 
+    permutation: Tensor
+    sign: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -118,6 +118,9 @@ class PosteriorVelocity(nn.Module):
     tensor([[4., 0.]])
     """
 
+    centers: Tensor
+    log_weights: Tensor
+
     def __init__(
         self,
         centers: Float[Tensor, "centers dim"],

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 INK = "#808080"
 BLUE, VERMILION, GREEN, PURPLE, OCHRE = "#2A7FC1", "#D55E00", "#00967A", "#B8659A", "#B07A00"
@@ -27,7 +28,7 @@ def style() -> None:
     transparent = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
     matplotlib.rcParams.update({key: INK for key in greys})
     matplotlib.rcParams.update({key: "none" for key in transparent})
-    cycle = matplotlib.cycler(color=PALETTE) + matplotlib.cycler(linestyle=DASHES)
+    cycle = cycler(color=PALETTE) + cycler(linestyle=DASHES)
     matplotlib.rcParams.update(
         {
             "axes.prop_cycle": cycle,
