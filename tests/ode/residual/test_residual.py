@@ -66,6 +66,17 @@ def test_width_bound(name, n, measured):
 
 
 @pytest.mark.claim("thm-residual-width")
+@pytest.mark.parametrize("n", [3, 10])
+@torch.no_grad()
+def test_width_bound_is_attained(n, measured):
+    """sin^2(pi n x) vanishes at all nodes and reaches 1 between them: the error is omega(1/n)."""
+    x = torch.linspace(0, 1, 200 * n + 1, dtype=torch.float64)[:, None]
+    zero = torch.zeros(n + 1, dtype=torch.float64)
+    error = (interpolating_net(zero, "relu")(x) - torch.sin(torch.pi * n * x) ** 2).abs().max()
+    assert measured(abs(error - 1), "ReLU against the modulus of continuity") < 1e-12
+
+
+@pytest.mark.claim("thm-residual-width")
 @torch.no_grad()
 def test_width_needs_slope_differences_and_steep_steps():
     n, g = 100, MODULI["wave"][0]
@@ -157,6 +168,20 @@ def test_picard_contracts_in_the_weighted_norm_only(measured):
 
 
 @pytest.mark.claim("thm-residual-picard")
+def test_the_factor_one_half_is_attained_in_the_limit():
+    K, t = 10.0, torch.linspace(0, 1, 20001, dtype=torch.float64)
+    v = torch.zeros(len(t), 1, dtype=torch.float64)
+    u = torch.expm1(2 * K * t)[:, None]  # the same start, so that the same y_0 is used
+
+    def norm(x):
+        return ((x[:, 0]).abs() * torch.exp(-2 * K * t)).max()
+
+    images = [picard_step(lambda s, y: K * y, x, t) for x in (u, v)]
+    share = norm(images[0] - images[1]) / norm(u - v)
+    assert 0.49 < share <= 0.5 + 1e-6  # the trapezoidal rule errs by 1e-7 here
+
+
+@pytest.mark.claim("thm-residual-picard")
 def test_picard_needs_lipschitz_in_y_not_in_t():
     """y' = 2 sqrt|y| does not depend on t at all, yet 0 and t^2 both start at 0."""
     t = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]
@@ -234,7 +259,7 @@ def test_order_is_kept_in_one_dimension(measured):
     flow = math.exp(-K) * ends
     sol = solve_ivp(lambda s, y: -K * y, (0, 1), [-1, 1], rtol=1e-12, atol=1e-14)
     assert measured(np.abs(sol.y[:, -1] - flow[:, 0].numpy()).max(), "flow of -Ky") < 1e-10
-    assert flow[0] < flow[1]
+    assert sol.y[0, -1] < sol.y[1, -1]
     layer = residual_states([lambda y: -K * y], ends, 1.0)[-1]
     assert layer[0] > layer[1]
 
@@ -269,7 +294,32 @@ def test_constants_bound_the_field(measured):
     K, lam, M = field_constants(one, 1.0)
     assert measured(abs(abs(float(slope)) - K), "K attained") < 1e-12
     assert lam == 0 and M == abs(V)
-    assert abs(float(slope)) > 1.1 * abs(V) or abs(W) <= 1.1  # |V| alone would be wrong
+
+
+@pytest.mark.claim("lem-residual-constants")
+@pytest.mark.parametrize("curve", ["V", "W", "b"])
+def test_each_term_of_lambda_is_attained(curve, measured):
+    """One unit in one dimension; only one weight moves, as size * cos(pi t), steepest at 1/2."""
+    size, radius, step = 1e-2, 3.0, 1e-4
+    net = smooth_net(dim=1, width=1, modes=2)
+    with torch.no_grad():
+        for weight in (net.V, net.W, net.b):
+            weight.zero_()
+        if curve == "V":
+            net.b[0] = 20.0  # tanh is 1
+        else:
+            net.V[0] = 2.0
+        getattr(net, curve)[1] = size
+    claimed = {"V": math.pi * size, "W": 2 * math.pi * size * radius, "b": 2 * math.pi * size}
+    K, lam, M = field_constants(net, radius)
+    assert measured(abs(lam / claimed[curve] - 1), "Lambda against its one term") < 1e-9
+    y = torch.full((1,), radius, dtype=torch.float64)
+    times = torch.tensor([0.5 - step, 0.5 + step], dtype=torch.float64)
+    with torch.no_grad():
+        early, late = (net.field(t, y) for t in times)
+    seen = abs(float(late - early)) / (2 * step)
+    assert 0.999 * lam < seen <= lam
+    assert seen <= lam <= 1.01 * seen and K >= 0 and M > 0
 
 
 @pytest.mark.claim("thm-residual-euler")
@@ -290,8 +340,6 @@ def test_euler_bound_and_slope(seed, measured):
             errors.append(gap)
     slope, _ = np.polyfit(np.log(depths), np.log(errors), 1)
     assert measured(abs(slope + 1), "slope of log error against log depth, plus one") < 0.05
-    # a bound of second order would be violated at depth 1024
-    assert errors[-1] > euler_error_bound(constants, 4) / 1024**2
 
 
 @pytest.mark.claim("thm-residual-euler")
@@ -303,6 +351,7 @@ def test_euler_constant_cannot_be_halved(measured):
         bound = euler_error_bound(Constants(0.0, 1.0, 1.0), L)
         assert measured(abs(0.5 - end - bound), "f = t against the bound") < 1e-12
         assert euler_error_bound(Constants(0.0, 0.0, 1.0), L) < 0.5 - end  # lam dropped: wrong
+        assert L == 1 or 0.5 - end > bound / L  # a bound of second order, C h^2: wrong
         # f = K y with K = 0.1, lam = 0, M = K e^K: the bound is e^K K (e^K - 1) h / 2
         K = 0.1
         error = math.exp(K) - (1 + K / L) ** L
@@ -374,6 +423,10 @@ def test_gradient_stays_between_the_bounds(measured):
         (grad,) = torch.autograd.grad(end.sum(), x)
         assert measured(abs(grad.item() / (1 - K / L) ** L - 1), "gradient of f = -Ky") < 1e-9
         assert abs(grad.item() / math.exp(-K) - 1) < K * K / L
+        # and so is the upper one, by f = K y
+        end = residual_states([lambda y, K=K: K * y] * L, x, 1 / L)[-1]
+        (grad,) = torch.autograd.grad(end.sum(), x)
+        assert (1 - K * K / L) * math.exp(K) < grad.item() <= math.exp(K)
 
 
 @pytest.mark.claim("prop-residual-gradient")

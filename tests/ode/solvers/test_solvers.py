@@ -108,6 +108,23 @@ def test_bound_of_the_global_error(measured):
 
 
 @pytest.mark.claim("thm-solvers-convergence")
+def test_bound_of_the_global_error_is_nearly_attained(measured):
+    """Euler on y' = y over a short time: the errors of the steps add up without loss."""
+    T, n = 0.1, 200
+    h, y = T / n, 1.0
+    for _ in range(n):
+        y = y + h * y
+    C = math.exp(T) / 2  # the local error is h^2 y''/2 at a time before T
+    bound = C * h * math.expm1(T)
+    share = (math.exp(T) - y) / bound
+    measured(share, "error over its bound, at most 1 and near it")
+    assert 0.9 < share <= 1.0
+    # another start: the hypothesis y_0 = y(t_0) is needed
+    off = (1 + 1e-2) * (1 + h) ** n
+    assert off - math.exp(T) > 10 * bound
+
+
+@pytest.mark.claim("thm-solvers-convergence")
 @pytest.mark.parametrize("name", list(METHODS))
 def test_lipschitz_constant_of_a_step(name, measured):
     """The increment's constant Lambda = L sum |b_i| lambda_i, and that L alone is too small."""
@@ -287,6 +304,20 @@ def test_linearised_control_at_the_boundary(name, measured):
     assert (elementary < 1) == (name == "bosh3")
 
 
+@pytest.mark.claim("prop-solvers-boundary")
+def test_both_inequalities_for_the_elementary_controller_are_needed():
+    """Random derivatives: stable if and only if u < v and a (2v - u) < 4."""
+    u, v, a = np.random.default_rng(0).uniform((0.01, -3, 0.01), (8, 12, 1.5), (5000, 3)).T
+    radius = np.array(
+        [max(abs(np.linalg.eigvals(control_matrix(*x, 0.0)))) for x in zip(u, v, a, strict=True)]
+    )
+    clear = abs(radius - 1) > 1e-6
+    first, second = u < v, a * (2 * v - u) < 4
+    assert ((radius < 1) == (first & second))[clear].all()
+    for weaker in (first, second, first & (a * (2 * v - u) < 5), first & (a * (2 * v - u) < 3)):
+        assert ((radius < 1) != weaker)[clear].sum() > 50
+
+
 def test_few_rejections_where_stability_limits_the_step():
     sol = solve(
         lambda t, y: -1000 * (y - torch.cos(t)),
@@ -409,6 +440,17 @@ def test_cubic_hermite(measured):
         assert abs(slope(sizes, errors) - (q + 1)) < 0.35, (name, slope(sizes, errors))
     measured(worst, "error over its bound, which must be at most 1")
     assert worst <= 1.0
+
+
+@pytest.mark.claim("prop-solvers-hermite")
+def test_the_slope_term_of_the_hermite_bound_is_nearly_attained(measured):
+    """f = -Ky from rest: the solution is 0, and all of the error comes from delta."""
+    theta, K, h, delta = torch.linspace(0.0, 1.0, 2001, dtype=F64), 20.0, 1.0, 1e-3
+    value = theta**2 * (3 - 2 * theta) * delta + h * theta**2 * (theta - 1) * (-K * delta)
+    share = float(value.abs().max()) / ((1 + 4 * h * K / 27) * delta)
+    measured(share, "error over its bound, at most 1 and near it")
+    assert 0.9 < share <= 1.0
+    assert float(value.abs().max()) > 3 * delta, "without the term in hK the bound is wrong"
 
 
 def test_fourth_derivative_bound_used_above():

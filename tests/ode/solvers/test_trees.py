@@ -220,23 +220,24 @@ def test_every_method_has_its_order(name, measured):
     broken = order_conditions(method, method.order + 1)
     assert max(abs(float(value)) for value in broken.values()) > 1e-7
     assert order_of(method) == method.order
-    if method.order >= 4:
-        a = [[0.0] * method.stages] + [
-            [*row, *[0.0] * (method.stages - len(row))] for row in method.a
-        ]
-        a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(method.b, dtype=torch.float64)
-        c = torch.tensor(method.c, dtype=torch.float64)
-        eight = [
-            (b.sum(), 1),
-            (b @ c, 1 / 2),
-            (b @ c**2, 1 / 3),
-            (b @ a @ c, 1 / 6),
-            (b @ c**3, 1 / 4),
-            (b @ (c * (a @ c)), 1 / 8),
-            (b @ a @ c**2, 1 / 12),
-            (b @ a @ a @ c, 1 / 24),
-        ]
-        assert max(abs(float(value) - wanted) for value, wanted in eight) < 1e-14
+    a = [[0.0] * method.stages] + [[*row, *[0.0] * (method.stages - len(row))] for row in method.a]
+    a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(method.b, dtype=torch.float64)
+    c = torch.tensor(method.c, dtype=torch.float64)
+    eight = [
+        (b.sum(), 1),
+        (b @ c, 1 / 2),
+        (b @ c**2, 1 / 3),
+        (b @ a @ c, 1 / 6),
+        (b @ c**3, 1 / 4),
+        (b @ (c * (a @ c)), 1 / 8),
+        (b @ a @ c**2, 1 / 12),
+        (b @ a @ a @ c, 1 / 24),
+    ]
+    count = {1: 1, 2: 2, 3: 4}.get(method.order, 8)
+    missed = [abs(float(value) - wanted) for value, wanted in eight]
+    assert max(missed[:count]) < 1e-14
+    if method.order < 4:  # of the next order one equation is violated
+        assert max(missed[count : {1: 2, 2: 4, 4: 8}[count]]) > 1e-3
 
 
 def test_nodes_are_row_sums():
