@@ -30,7 +30,7 @@ class ReactionDiffusionAdvection(nn.Module):
     Raises:
         ValueError: ``tau`` not positive.
 
-    Chapter: prop-augmented-modes
+    Chapter: prop-coupled-modes
     References: Zhang et al. (2019).
 
     >>> q = ReactionDiffusionAdvection(tau=1.0, upsilon=0.0, rho=0.0)
@@ -80,7 +80,7 @@ class ReactionDiffusionAdvection(nn.Module):
             w0: kernel at time 0.
             t: time.
 
-        Chapter: prop-augmented-modes
+        Chapter: prop-coupled-modes
         """
         n = w0.shape[-1]
         theta = torch.arange(n // 2 + 1, dtype=w0.dtype, device=w0.device) * (torch.pi * 2 / n)
@@ -108,7 +108,7 @@ class CoupledODE(nn.Module):
         gradient: ``"direct"``, ``"checkpoint"`` or ``"adjoint"``, for the joint state.
         options: as for ``odeint``.
 
-    Chapter: thm-augmented-coupled
+    Chapter: thm-coupled-optimality
     References: Zhang et al. (2019); Gholami, Keutzer and Biros (2019).
 
     >>> def field(z, w):

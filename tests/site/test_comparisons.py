@@ -22,9 +22,7 @@ ALLOWED = yaml.safe_load(Path(__file__).with_name("comparisons.yml").read_text(e
 # chapters without a finding, and chapters with such sentences: both shrink to nothing
 WITHOUT_A_BOX: set[str] = {
     "ode/stability",
-    "ode/adjoint",
     "ode/odenet",
-    "ode/augmented",
     "ode/latent",
     "ode/known_unknowns",
     "flows/normalizing",
@@ -34,7 +32,6 @@ WITHOUT_A_BOX: set[str] = {
 TO_BE_READ: set[str] = {
     "ode/stability",
     "ode/odenet",
-    "ode/augmented",
     "ode/latent",
     "ode/known_unknowns",
     "flows/normalizing",

@@ -217,6 +217,19 @@ def test_augmented_flow_forgets_nothing(dims, measured):
     assert torch.equal(even[:100], even[100:])
 
 
+@pytest.mark.claim("cor-augmented-embedding")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_distances_attain_both_factors(sign, measured):
+    """The field K y stretches all distances by e^K, the field -K y shrinks them by e^-K."""
+    constant = 1.3
+    x = torch.randn(20, 2, generator=rng(7), dtype=torch.float64)
+    field = lambda t, y: sign * constant * y  # noqa: E731
+    net = AugmentedODE(2, 1, field=field, dtype=torch.float64, **TIGHT)
+    ratio = torch.pdist(net.states(x, ENDS)[-1]) / torch.pdist(x)
+    error = (ratio - math.exp(sign * constant)).abs().max()
+    assert measured(error, "factor of distances against its bound") < 1e-7
+
+
 # --- the module ---------------------------------------------------------------------------------
 
 
