@@ -5,7 +5,7 @@ The part is flat. Read ``flow`` first, then the modules of a chapter:
 density: ``density``, ``kde``, ``targets``
 normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
 continuous: ``continuous``, ``field``
-ffjord: ``trace``, ``regularize``, ``stack``
+ffjord: ``trace``, ``regularize``
 matching: ``matching``, ``transport``
 """
 
@@ -25,7 +25,6 @@ from nodes_tutorial.flows.masks import alternating_mask, checkerboard_mask, half
 from nodes_tutorial.flows.matching import PosteriorVelocity, flow_matching_loss
 from nodes_tutorial.flows.planar import PlanarTransform
 from nodes_tutorial.flows.regularize import penalized_nll
-from nodes_tutorial.flows.stack import FieldStack
 from nodes_tutorial.flows.targets import ENERGIES, BoxTarget, reverse_kl
 from nodes_tutorial.flows.transport import optimal_pairs, straightness, wasserstein2
 
@@ -44,7 +43,6 @@ __all__ = [
     "ConvNet",
     "Density",
     "Diagonal",
-    "FieldStack",
     "Flow",
     "Gaussian",
     "Glow",

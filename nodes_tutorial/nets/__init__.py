@@ -1,15 +1,18 @@
 """Small networks: the fields and maps that the chapters train.
 
-Read :class:`MLP` first; :class:`TimeMLP` adds the time, :class:`Stack` trains many copies at once,
+Read :class:`MLP` first; :class:`TimeMLP` adds the time, :class:`Stack` trains many copies at once
+(:class:`FieldStack` those of a field, with its Jacobian),
 and ``tangents`` carries a derivative through a network beside its value.
 """
 
+from nodes_tutorial.nets.field_stack import FieldStack
 from nodes_tutorial.nets.mlp import ACTIVATIONS, MLP, TimeMLP, count_parameters, reset_parameters
 from nodes_tutorial.nets.stack import Generators, Stack, sources
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
+    "FieldStack",
     "Generators",
     "Stack",
     "TimeMLP",

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nodes_tutorial.flows import CNF, FieldStack, Flow, StandardNormal, flow_matching_loss
-from nodes_tutorial.nets import TimeMLP
+from nodes_tutorial.flows import CNF, Flow, StandardNormal, flow_matching_loss
+from nodes_tutorial.nets import FieldStack, TimeMLP
 
 F64 = torch.float64
 

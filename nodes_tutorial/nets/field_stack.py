@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nodes_tutorial.nets import TimeMLP
+from nodes_tutorial.nets.mlp import TimeMLP
 
 
 class FieldStack(nn.Module):
