@@ -26,8 +26,8 @@ from benchmarks.ode_problems import (
     van_der_pol,
 )
 from nodes_tutorial.ode import odeint, solve
-from nodes_tutorial.ode.solvers.problem import Problem, make_settings
-from nodes_tutorial.ode.solvers.solution import iterate
+from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.run import iterate
 
 torch.set_num_threads(1)
 TOL = dict(rtol=1e-5, atol=1e-5)
@@ -50,14 +50,14 @@ def forward(name, field, y0, end, gates, jax_field, jax_args=None):
     t, truth = torch.tensor([0.0, end]), exact(field, y0, end)
     nfe, tol = solve(field, y0, t, **TOL).nfe, loosest(field, y0, t, truth)
     own = {"per_sample": True}
-    step = make_settings("dopri5", 1e-5, 1e-5, {"compile": True}, "direct")
+    step = prepare(field, y0, t, "dopri5", 1e-5, 1e-5, {"compile": True}, "direct")
     by_torchode = peers.torchode_solver(field, **TOL)
     jy0 = peers.to_jax(y0)
     joint = peers.diffrax_solver(jax_field, **TOL)
     each = peers.diffrax_solver(jax_field, **TOL, per_sample=True)
 
     def step_only():
-        for taken in iterate(Problem(field, y0, t), step, {}):
+        for taken in iterate(*step):
             last = taken.y1
         return last
 

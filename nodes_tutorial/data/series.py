@@ -64,8 +64,8 @@ def collate(
             on the same grid time are averaged.
 
     Raises:
-        ValueError: no series, lengths that differ, times not increasing, ``resolution`` not
-            positive.
+        ValueError: no series, lengths that differ, values without an axis of features, times not
+            increasing, ``resolution`` not positive.
 
     Chapter: prop-latent-padding
 
@@ -80,6 +80,10 @@ def collate(
     if resolution is not None and not resolution > 0:
         raise ValueError(f"resolution must be positive, got {resolution}")
     for i, (t, x) in enumerate(zip(times, values, strict=True)):
+        if x.dim() != 2:
+            raise ValueError(
+                f"values[{i}] must have two axes, times and features, got shape {tuple(x.shape)}"
+            )
         if len(t) != len(x) or not bool((t.diff() > 0).all()):
             raise ValueError(f"times[{i}] must increase and have one row of values each")
     lengths = torch.tensor([len(t) for t in times], device=times[0].device)

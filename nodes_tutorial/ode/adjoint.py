@@ -6,68 +6,81 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from nodes_tutorial.ode.recall import Recall, relative_change
 from nodes_tutorial.ode.solvers.control import ErrorNorm
-from nodes_tutorial.ode.solvers.gather import Gather, Wanted
-from nodes_tutorial.ode.solvers.loops import Settings
-from nodes_tutorial.ode.solvers.problem import Problem
-from nodes_tutorial.ode.solvers.solution import integrate, iterate
+from nodes_tutorial.ode.solvers.gather import Wanted
+from nodes_tutorial.ode.solvers.problem import Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.run import integrate, run
 from nodes_tutorial.ode.solvers.stages import StageList
 from nodes_tutorial.ode.solvers.step import Step, rk_step, stage_times
 
 
-def find_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    """The tensors a custom backward pass must return gradients for, checked to be all of them.
-
-    Args:
-        problem: the problem; its field is evaluated once, with a graph.
-        given: the user's ``adjoint_params``; by default the parameters of an ``nn.Module``.
+def integrate_with_own_gradient(
+    gradient: str, problem: Problem, settings: Settings, given: Sequence[Tensor] | None
+) -> Tensor:
+    """States at the output times, whose backward pass is :class:`Checkpoint` or :class:`Adjoint`.
 
     Raises:
+        TypeError: ``given`` holds something other than tensors.
         ValueError: the field uses a tensor that requires a gradient and is not listed.
+        RuntimeError: forward-mode differentiation or a transform is under way.
+    """
+    parameters = listed_parameters(problem, given)
+    if under_transform():
+        raise RuntimeError(
+            f"gradient={gradient!r} carries no forward-mode derivatives and no torch.func "
+            "transforms; use gradient='direct'"
+        )
+    function = Checkpoint if gradient == "checkpoint" else Adjoint
+    return function.apply(problem, settings, problem.y0, *parameters)
+
+
+def listed_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    """The tensors a custom backward pass returns gradients for.
+
+    Args:
+        problem: the problem.
+        given: the user's ``adjoint_params``; by default the parameters of an ``nn.Module``.
     """
     if given is None:
         given = problem.func.parameters() if isinstance(problem.func, nn.Module) else ()
-    parameters = tuple(p for p in given if p.requires_grad)
-    with torch.enable_grad():
-        y = problem.y0.detach().requires_grad_()
-        slope = problem.field(problem.field_time(problem.t[0]), y)
-    known = {id(p) for p in parameters} | {id(p.grad_fn) for p in parameters if p.grad_fn}
-    missing = [leaf for leaf in _leaves(slope, known) if leaf is not y]
-    if missing:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in missing)
-        raise ValueError(
-            "func uses tensors that require gradients but are not in adjoint_params, of shapes "
-            f"{shapes}; list them there, make func an nn.Module that holds them, or use "
-            "gradient='direct'"
+    given = (given,) if isinstance(given, Tensor) else tuple(given)
+    for parameter in given:
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"adjoint_params must hold tensors, got a {type(parameter).__name__}")
+    return tuple(p for p in given if p.requires_grad)
+
+
+def _refuse_second_derivatives(gradient: str) -> None:
+    """A backward pass runs with gradients enabled only when a graph of it is asked for."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"gradient={gradient!r} gives first derivatives only, but create_graph=True asks for "
+            "more; use gradient='direct'"
         )
-    return parameters
 
 
-def _leaves(output: Tensor, known: set[int]) -> list[Tensor]:
-    """Leaves of the graph behind ``output``, not searched beyond what is known."""
-    stack, seen, found = [output.grad_fn], set(), []
-    while stack:
-        node = stack.pop()
-        if node is None or id(node) in seen or id(node) in known:
-            continue
-        seen.add(id(node))
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
-            found.append(leaf)
-        stack.extend(parent for parent, _ in node.next_functions)
-    return found
+class _Products:
+    """Vector–Jacobian products with respect to the parameters, and a record of what was used."""
 
+    def __init__(self, parameters: Sequence[Tensor], recall: Recall):
+        self.parameters, self.recall = parameters, recall
+        self.used = [False] * len(parameters)
 
-def _vjp(outputs, inputs, cotangents) -> list[Tensor]:
-    """Vector–Jacobian product, with zeros where an input has no influence."""
-    live = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if o.requires_grad]
-    if not live:
-        return [torch.zeros_like(x) for x in inputs]
-    outs, grads = zip(*live, strict=True)
-    found = torch.autograd.grad(outs, inputs, grads, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+    def __call__(self, outputs, y: Tensor, cotangents) -> list[Tensor]:
+        """Products for y and the parameters, with zeros where an input has no influence."""
+        inputs = (y, *self.parameters)
+        live = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if o.requires_grad]
+        if not live:
+            return [torch.zeros_like(x) for x in inputs]
+        outputs, cotangents = zip(*live, strict=True)
+        self.recall.look_for_strangers(outputs, y)
+        found = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
+        for i, gradient in enumerate(found[1:]):
+            if gradient is not None:
+                self.used[i] = True
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
 
 
 class Checkpoint(Function):
@@ -82,52 +95,67 @@ class Checkpoint(Function):
     @staticmethod
     def forward(ctx, problem: Problem, settings: Settings, y0: Tensor, *parameters: Tensor):
         ctx.problem, ctx.tableau = problem, settings.tableau
-        ctx.save_for_backward(*parameters)
-        gather, ctx.record = Gather(problem, problem.outputs[1:]), []
-        for step in iterate(problem, replace(settings, term_by_term=True), {}):
-            wanted = gather.add(step)
-            step.ks = None
-            ctx.record.append((step, wanted))
-        ctx.at_end = gather.at_end
-        return gather.result()
+        problem.y0 = y0.detach()
+        alike = replace(settings, term_by_term=True)
+        ctx.recall = Recall(problem, parameters, problem.outputs[0], y0)
+        y, kept = run(problem, alike, lambda step, wanted: (step.without_slopes(), wanted))
+        states = [step.y0 for step, _ in kept]
+        ctx.save_for_backward(y0, kept[-1][0].y1.clone(), *states[1:], *parameters)
+        for step, _ in kept:
+            step.y0 = step.y1 = None  # they are among the saved tensors
+        ctx.kept = kept
+        return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
+        _refuse_second_derivatives("checkpoint")
+        y0, y1, *rest = ctx.saved_tensors
+        count = len(ctx.kept)
+        states, parameters = [y0, *rest[: count - 1], y1], rest[count - 1 :]
+        answered = {i for _, wanted in ctx.kept for part in wanted for i in part.indices}
         cotangents = grad[1:]
-        a = cotangents[len(cotangents) - ctx.at_end :].sum(0)
-        parameters = ctx.saved_tensors
+        a = sum((g for i, g in enumerate(cotangents) if i not in answered), torch.zeros_like(y1))
         totals = [torch.zeros_like(p) for p in parameters]
-        for step, wanted in reversed(ctx.record):
-            a, *parts = _pull_back(ctx, parameters, step, wanted, a, cotangents)
-            if totals:
-                torch._foreach_add_(totals, parts)
+        products = _Products(parameters, ctx.recall)
+        drift = torch.zeros((), dtype=y1.dtype, device=y1.device)
+        ctx.field = ctx.problem.evaluator()
+        with ctx.recall.as_it_was(), ctx.problem.arithmetic():
+            for i in reversed(range(count)):
+                step, wanted = ctx.kept[i]
+                rebuilt, outputs, cotangent = _rebuild(ctx, step, wanted, states[i], a, cotangents)
+                change = relative_change(rebuilt.y1.detach(), states[i + 1])
+                drift = torch.maximum(drift, change)
+                a, *parts = products(outputs, rebuilt.y0, cotangent)
+                if totals:
+                    torch._foreach_add_(totals, parts)
+        ctx.recall.confirm(drift, products.used)
         return None, None, a + grad[0], *totals
 
 
-def _pull_back(
-    ctx, parameters, step: Step, wanted: list[Wanted], a: Tensor, cotangents: Tensor
-) -> list[Tensor]:
-    """Cotangents of a step's initial state and of the parameters."""
-    field = ctx.problem.field
+def _rebuild(
+    ctx, step: Step, wanted: list[Wanted], y: Tensor, a: Tensor, cotangents: Tensor
+) -> tuple[Step, list[Tensor], list[Tensor]]:
+    """A step with its graph, what the solve took from it, and the cotangents of that."""
+    tableau = ctx.tableau
     inner = [part for part in wanted if part.theta is not None]
     for part in wanted:
         if part.theta is None:
             a = a + cotangents[list(part.indices)].sum(0)
+    field = ctx.field
     with torch.enable_grad():
-        y = step.y0.detach().requires_grad_()
-        times = stage_times(step.t, step.t1 - step.t, ctx.tableau.c, y)
-        ks = StageList(ctx.tableau, field(times[0], y))
-        y1 = rk_step(field, times, y, step.h, ks, last_stage=bool(inner))
+        y = y.detach().requires_grad_()
+        times = stage_times(step.t, step.t1 - step.t, tableau.c, y)
+        stages = StageList(tableau, field(times[0], y))
+        y1 = rk_step(field, times, y, step.h, stages, last_stage=bool(inner))
         if step.accept is not None:
             y1 = torch.where(step.accept, y1, y)
-        rebuilt = Step(step.t, step.t1, step.h, y, y1, ks, step.accept)
+        rebuilt = Step(step.t, step.t1, step.h, y, y1, stages, accept=step.accept)
         outputs = [y1] + [rebuilt.interpolate(field, part.theta) for part in inner]
     grads = [a]
     for part in inner:
         grad = cotangents[list(part.indices)]
         grads.append(grad if part.mask is None else grad * part.mask)
-    return _vjp(outputs, (y, *parameters), grads)
+    return rebuilt, outputs, grads
 
 
 class Adjoint(Function):
@@ -145,35 +173,44 @@ class Adjoint(Function):
     @staticmethod
     def forward(ctx, problem: Problem, settings: Settings, y0: Tensor, *parameters: Tensor):
         ctx.problem, ctx.settings = problem, settings
-        y = integrate(problem, settings, {})
+        problem.y0 = y0.detach()
+        y = integrate(problem, settings)
+        ctx.recall = Recall(problem, parameters, problem.outputs[-1], y[-1])
         ctx.save_for_backward(y, *parameters)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
+        _refuse_second_derivatives("adjoint")
         y, *parameters = ctx.saved_tensors
         problem, settings = ctx.problem, ctx.settings
         n, shape = y[0].numel(), y.shape[1:]
         sizes = [n, n, *(p.numel() for p in parameters)]
+        products = _Products(parameters, ctx.recall)
+        first_slopes = []
+        field = problem.evaluator()
 
         def augmented(t: Tensor, state: Tensor) -> Tensor:
             z, a, *_ = state.split(sizes)
             with torch.enable_grad():
-                z = z.view(shape).requires_grad_()
-                slope = problem.field(t, z)
-                products = _vjp([slope], (z, *parameters), [-a.view(shape)])
-            return torch.cat([part.detach().reshape(-1) for part in (slope, *products)])
+                z = z.view(shape).detach().requires_grad_()
+                slope = field(t, z)
+                parts = products([slope], z, [-a.view(shape)])
+            if not first_slopes:
+                first_slopes.append(slope.detach())
+            return torch.cat([part.detach().reshape(-1) for part in (slope, *parts)])
 
         size = None if settings.adjoint_norm == "full" else 2 * n
         settings = replace(settings, norm=ErrorNorm(size=size), compile=False)
         a, totals = grad[-1].reshape(-1), y.new_zeros(sum(sizes[2:]))
-        for i in range(len(y) - 1, 0, -1):
-            state = torch.cat([y[i].reshape(-1), a, totals])
-            back = Problem(augmented, state, problem.t[[i, i - 1]].detach())
-            state = integrate(back, settings, {})[-1]
-            a = state[n : 2 * n] + grad[i - 1].reshape(-1)
-            totals = state[2 * n :]
+        with ctx.recall.as_it_was():
+            for i in range(len(y) - 1, 0, -1):
+                state = torch.cat([y[i].reshape(-1), a, totals])
+                ends = torch.tensor([problem.outputs[i], problem.outputs[i - 1]]).double()
+                state = integrate(Problem(augmented, state, ends.to(y.device)), settings)[-1]
+                a = state[n : 2 * n] + grad[i - 1].reshape(-1)
+                totals = state[2 * n :]
+        ctx.recall.confirm(ctx.recall.change_of(first_slopes[0]), products.used)
         pieces = totals.split(sizes[2:]) if parameters else ()
         found = [g.view_as(p) for g, p in zip(pieces, parameters, strict=True)]
         return None, None, a.view(shape), *found

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nodes_tutorial.ode.adjoint import Adjoint, Checkpoint, find_parameters
-from nodes_tutorial.ode.solvers.problem import Problem, State, make_settings
-from nodes_tutorial.ode.solvers.solution import integrate
+from nodes_tutorial.ode.adjoint import integrate_with_own_gradient
+from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.problem import State, carries_derivative
+from nodes_tutorial.ode.solvers.run import integrate
+from nodes_tutorial.ode.solvers.tableau import Tableau
+from nodes_tutorial.ode.solvers.times import move_start, moved_outputs
 
 
 def odeint(
@@ -19,7 +21,7 @@ def odeint(
     *,
     rtol: float = 1e-7,
     atol: float = 1e-9,
-    method: str = "dopri5",
+    method: str | Tableau = "dopri5",
     options: dict[str, Any] | None = None,
     gradient: str = "direct",
     adjoint_params: Sequence[Tensor] | None = None,
@@ -36,31 +38,40 @@ def odeint(
         t: output times, shape ``(T,)``, strictly increasing or decreasing.
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step, in units of the state.
-        method: a key of ``METHODS``. ``rk4`` is the classical rule.
+        method: a key of ``METHODS``, or a :class:`Tableau` of one's own. ``rk4`` is the classical
+            rule.
         options: ``step_size`` (each interval between outputs is cut into equal steps no longer
             than this), ``first_step`` (by default chosen with one more evaluation), ``max_steps``
             (attempts in all, by default 100,000), ``per_sample=True`` (own steps and own
             error norm for each element of the batch; not with ``gradient="adjoint"``),
             ``compile=True`` (``torch.compile``: the whole loop, or each step where a gradient is
-            wanted), ``controlled`` (how many leading parts of a tuple state the error norm looks
-            at, all by default: what is only measured along the way need not shorten the steps),
-            ``adjoint_norm`` (``"seminorm"``
-            leaves the parameters' adjoint out of the error norm and is the default, ``"full"``
-            keeps it).
+            wanted), ``controlled`` (number of leading parts of a tuple state that enter the error
+            norm, by default all; parts after these are integrated but do not influence the step
+            size), ``adjoint_norm`` (``"seminorm"`` leaves the parameters' adjoint out of the error
+            norm and is the default, ``"full"`` keeps it).
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same
             gradient and keeps one state a step; ``"adjoint"`` solves the adjoint equation
-            backwards in time.
+            backwards in time. Second derivatives, forward mode and ``torch.func`` transforms need
+            ``"direct"``; the other two raise a ``RuntimeError``. ``torch.func.vmap`` needs fixed
+            steps as well: a batch dimension and ``per_sample`` serve adaptive ones.
+            ``"checkpoint"`` and ``"adjoint"`` evaluate the field again in the backward pass. They
+            use the weights that a module held in the forward pass, also under
+            ``torch.func.functional_call``. They raise a ``RuntimeError`` if the field gives other
+            values than then, because something in it was changed or is random.
         adjoint_params: tensors that get a gradient under ``"checkpoint"`` and ``"adjoint"``; by
             default the parameters of ``func`` when it is a module.
 
     Returns:
         States at the times, shape ``(T, *y0.shape)``, or a tuple of such tensors. The gradient
         with respect to ``t`` is the flow's: :math:`dL/dt_i = g_i^\top f(t_i, y_i)` and
-        :math:`dL/dt_0 = -a(t_0)^\top f(t_0, y_0)`.
+        :math:`dL/dt_0 = -a(t_0)^\top f(t_0, y_0)`. With ``"direct"`` it can be differentiated
+        again, up to the fourth derivative in t.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: an argument, an option or what the field returns does not fit.
+        RuntimeError: the field changes y in place, or a derivative was asked of a gradient mode
+            that does not carry it.
         SolverError: NaN or Inf, step size underflow or ``max_steps`` exceeded, with the time, the
             step and the norm of the state reached.
 
@@ -73,43 +84,17 @@ def odeint(
     Chapter: def-runge-kutta
     References: Hairer, Nørsett and Wanner (1993), chapter II; Chen et al. (2018).
     """
-    settings = make_settings(method, rtol, atol, options, gradient)
-    problem = Problem(func, y0, t, settings.norm.per_sample)
-    settings = problem.control(settings)
-    moving = torch.is_grad_enabled() and t.requires_grad
+    problem, settings = prepare(func, y0, t, method, rtol, atol, options, gradient)
+    moving = carries_derivative(t)
     if moving:
-        problem.y0 = _shift_start(problem)
+        move_start(problem)
     if gradient == "direct":
-        y = integrate(problem, settings, {})
+        y = integrate(problem, settings)
     else:
-        parameters = find_parameters(problem, adjoint_params)
-        function = Checkpoint if gradient == "checkpoint" else Adjoint
-        y = function.apply(problem, settings, problem.y0, *parameters)
-    return problem.unpack(_shift_outputs(problem, y) if moving else y)
-
-
-def _zero(t: Tensor, y: Tensor) -> Tensor:
-    """A zero that carries the gradient of t."""
-    return (t - t.detach()).to(y.dtype)
-
-
-def _shift_start(problem: Problem) -> Tensor:
-    """y0 as a function of t0: starting later by dt is starting at ``y0 - f(t0, y0) dt``."""
-    t0, y0 = problem.t[0], problem.y0
-    with torch.no_grad():
-        slope = problem.field(problem.field_time(t0), y0)
-    return y0 - _zero(t0, y0) * slope
-
-
-def _shift_outputs(problem: Problem, y: Tensor) -> Tensor:
-    """Outputs as functions of their times: later by dt is on by ``f(t, y) dt``."""
-    with torch.no_grad():
-        slopes = [
-            problem.field(problem.field_time(t), state)
-            for t, state in zip(problem.t, y, strict=True)
-        ]
-    zero = _zero(problem.t, y).view(-1, *(1 for _ in y.shape[1:]))
-    return y + zero * torch.stack(slopes)
+        y = integrate_with_own_gradient(gradient, problem, settings, adjoint_params)
+    if moving:
+        y = moved_outputs(problem, problem.t, y)
+    return problem.unpack(y)
 
 
 def odeint_adjoint(
@@ -119,7 +104,7 @@ def odeint_adjoint(
     *,
     rtol: float = 1e-7,
     atol: float = 1e-9,
-    method: str = "dopri5",
+    method: str | Tableau = "dopri5",
     options: dict[str, Any] | None = None,
     adjoint_params: Sequence[Tensor] | None = None,
 ) -> State:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial.ode import METHODS, SolverError, odeint, solve
-from nodes_tutorial.ode.solvers.problem import Problem
+from nodes_tutorial.ode.solvers.options import prepare
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 ADAPTIVE = [name for name, tableau in METHODS.items() if tableau.b_error]
@@ -163,7 +163,11 @@ BAD_CALLS = {
     "unknown gradient": (dict(gradient="magic"), ValueError, "gradient must be one of direct"),
     "unknown option": (dict(options={"stepsize": 1}), ValueError, "options knows step_size"),
     "negative tolerance": (dict(rtol=-1e-3), ValueError, "rtol must be a number >= 0"),
-    "negative step": (dict(options={"step_size": -0.1}), ValueError, r"'step_size'\] must be"),
+    "negative step": (
+        dict(options={"step_size": -0.1}),
+        ValueError,
+        r"'step_size'\] must be a positive",
+    ),
     "per-sample rk4": (
         dict(method="rk4", options={"per_sample": True}),
         ValueError,
@@ -206,9 +210,9 @@ def test_bad_input_names_the_argument(case):
     func, y0, t = call.pop("func"), call.pop("y0"), call.pop("t")
     with pytest.raises(kind, match=message):
         # First the checks alone: the annotations of `odeint` are themselves checked in tests.
-        problem = Problem(func, y0, t, (call.get("options") or {}).get("per_sample", False))
-        problem.field(problem.field_time(t[0]), problem.y0)
-        odeint(func, y0, t, **call)
+        arguments = dict(method="dopri5", rtol=1e-7, atol=1e-9, options=None, gradient="direct")
+        problem, _ = prepare(func, y0, t, **arguments | call)
+        problem.first_slope()
 
 
 @pytest.mark.parametrize("options", [{}, {"per_sample": True}])

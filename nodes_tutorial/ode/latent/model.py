@@ -221,10 +221,7 @@ class LatentODE(nn.Module):
         target = seen if target is None else target
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        if target.times[0] != seen.times[0]:
-            raise ValueError(
-                f"target must begin at the time of seen, {seen.times[0]}, got {target.times[0]}"
-            )
+        _begin_together("target", seen, target.times)
         posterior = self.encode(seen)
         z = posterior.rsample(samples, generator)
         return posterior, self.decode(z, target.times), target, z
@@ -232,7 +229,16 @@ class LatentODE(nn.Module):
     def forward(
         self, seen: Series, times: Float[Tensor, " targets"]
     ) -> Float[Tensor, "*copies n targets dim"]:
-        """The path from the posterior's mean; ``times`` begins where the grid of ``seen`` does."""
+        """The path from the posterior's mean.
+
+        Args:
+            seen: what the encoder reads.
+            times: increasing; the first is the first time of the grid of ``seen``, where z starts.
+
+        Raises:
+            ValueError: ``times`` begins elsewhere.
+        """
+        _begin_together("times", seen, times)
         x = self.decode(self.encode(seen).mean.unsqueeze(0), times).x[0]
         return x if self.copies else x.squeeze(0)
 
@@ -243,6 +249,23 @@ class LatentODE(nn.Module):
         samples: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "samples *copies n targets dim"]:
-        """Paths from draws of the posterior, without observation noise."""
+        """Paths from draws of the posterior, without observation noise.
+
+        Args:
+            seen: what the encoder reads.
+            times: increasing; the first is the first time of the grid of ``seen``, where z starts.
+            samples: number of draws for each series.
+            generator: source of the draws; None means PyTorch's global one.
+
+        Raises:
+            ValueError: ``times`` begins elsewhere.
+        """
+        _begin_together("times", seen, times)
         x = self.decode(self.encode(seen).rsample(samples, generator), times).x
         return x if self.copies else x.squeeze(1)
+
+
+def _begin_together(name: str, seen: Series, times: Tensor) -> None:
+    """The latent state starts at the first time of the grid of ``seen``, and nowhere else."""
+    if times[0] != seen.times[0]:
+        raise ValueError(f"{name} must begin at the time of seen, {seen.times[0]}, got {times[0]}")

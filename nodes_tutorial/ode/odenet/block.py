@@ -21,11 +21,13 @@ class ODEBlock(nn.Module):
         options: as for ``odeint``.
 
     Attributes:
-        nfe_forward: evaluations of the field by the last call's solve. Before that solve,
-            ``"checkpoint"`` and ``"adjoint"`` spend one more to see which tensors the field
-            uses; it is not counted.
+        nfe_forward: evaluations of the field by the last call's solve. Beside it, ``"checkpoint"``
+            and ``"adjoint"`` spend one more to see which tensors the field uses; it is not counted.
         nfe_backward: evaluations since then: those of the adjoint solve, or those that
             ``"checkpoint"`` repeats; 0 for ``"direct"``, which only walks the recorded graph.
+
+    Raises:
+        TypeError: ``field`` is not a module.
 
     Chapter: prop-odenet-nfe
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 3.
@@ -47,6 +49,8 @@ class ODEBlock(nn.Module):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(field, nn.Module):
+            raise TypeError(f"field must be an nn.Module, got {type(field).__name__}")
         self.field = field
         self.rtol, self.atol, self.method = rtol, atol, method
         self.gradient, self.options = gradient, options
@@ -58,7 +62,10 @@ class ODEBlock(nn.Module):
 
     def forward(self, y0: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
         """Integrate from t = 0 to t = 1."""
-        self._calls = 0 if self.gradient == "direct" else -1
+        if not isinstance(y0, Tensor):
+            raise TypeError(f"y0 must be a tensor, got {type(y0).__name__}")
+        beside_the_solve = 0 if self.gradient == "direct" else 1
+        self._calls = -beside_the_solve
         y = odeint(
             self._counted,
             y0,

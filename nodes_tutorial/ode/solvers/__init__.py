@@ -1,8 +1,9 @@
 """Solving initial value problems with Runge-Kutta methods.
 
 ``tableaus`` holds the methods as data and ``step`` makes one step. ``loops`` repeats it, with the
-step sizes of ``control``; ``gather`` picks the outputs; ``solution`` joins them. ``order`` and
-``trees`` derive the order conditions.
+step sizes of ``control``; ``gather`` picks the outputs; ``run`` joins them. ``options`` and
+``problem`` check what was asked for, and ``solution`` keeps the record. ``order`` and ``trees``
+derive the order conditions.
 """
 
 from nodes_tutorial.ode.solvers.control import SolverError
@@ -15,8 +16,9 @@ from nodes_tutorial.ode.solvers.order import (
 )
 from nodes_tutorial.ode.solvers.solution import Solution, solve
 from nodes_tutorial.ode.solvers.stages import StageList
-from nodes_tutorial.ode.solvers.step import rk_step, stage_times
-from nodes_tutorial.ode.solvers.tableaus import METHODS, Tableau
+from nodes_tutorial.ode.solvers.step import explicit_step, rk_step, stage_times
+from nodes_tutorial.ode.solvers.tableau import Tableau
+from nodes_tutorial.ode.solvers.tableaus import METHODS
 from nodes_tutorial.ode.solvers.trees import (
     density,
     elementary_differential,
@@ -38,6 +40,7 @@ __all__ = [
     "elementary_differential",
     "elementary_weight",
     "error_constant",
+    "explicit_step",
     "order_conditions",
     "order_of",
     "rk_step",

@@ -5,7 +5,6 @@ Python: ``while_loop`` does not carry gradients. Either way it is the code of ``
 and ``per_sample`` that is compiled. The first solve with a field costs seconds.
 """
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from inspect import signature
@@ -13,25 +12,27 @@ from inspect import signature
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.control import SolverError, error_ratio
-from nodes_tutorial.ode.solvers.loops import Settings, Trial, fixed_grid, rms
+from nodes_tutorial.ode.solvers.control import RESOLUTION, SolverError, error_ratio, rms
+from nodes_tutorial.ode.solvers.loops import Trial, fixed_grid
 from nodes_tutorial.ode.solvers.per_sample import Carry, Span, attempt, begin, slowest
-from nodes_tutorial.ode.solvers.problem import Problem
+from nodes_tutorial.ode.solvers.problem import Field, Problem, Settings, check_slope
 from nodes_tutorial.ode.solvers.stages import StageList
-from nodes_tutorial.ode.solvers.step import Field, rk_step, stage_times
+from nodes_tutorial.ode.solvers.step import rk_step, stage_times
 
 PROGRAMS = 256  # distinct fields, shapes and methods that may be compiled in one process
 
 
-# What programs were compiled for. They are handed the key, so that a call checks one string.
-KNOWN: dict[str, Settings] = {}
+# The settings that programs were compiled for. A program is handed the key and looks them up while
+# it is compiled; a later call then compares one string, and not each setting.
+_SETTINGS_BY_KEY: dict[str, Settings] = {}
 
 
 def _key(settings: Settings) -> str:
-    norm = settings.norm
-    key = f"{settings.tableau.name} {settings.rtol} {settings.atol} {settings.first_step} "
+    """All that a program depends on; the tableau by its value, since names may be given twice."""
+    norm, tableau = settings.norm, settings.tableau
+    key = f"{tableau.name} {hash(tableau)} {settings.rtol} {settings.atol} {settings.first_step} "
     key += f"{norm.per_sample} {norm.size}"
-    KNOWN.setdefault(key, settings)
+    _SETTINGS_BY_KEY.setdefault(key, settings)
     return key
 
 
@@ -62,11 +63,20 @@ def _compiled(function: Callable, whole: bool = True) -> Callable:
     return torch.compile(function, **arguments)
 
 
+def _checked(field: Field) -> Field:
+    """The field with a check that happens only while a program is compiled."""
+
+    def checked(t: Tensor, y: Tensor) -> Tensor:
+        return check_slope(field(t, y), y)
+
+    return checked
+
+
 def _advance(
     field: Field, key: str, tries: Tensor, carry: Carry, span: Span, limits: Tensor
 ) -> tuple[Tensor, Carry]:
     """Steps until no sample has time left, or none can go on."""
-    settings = KNOWN[key]
+    settings = _SETTINGS_BY_KEY[key]
 
     def going(tries, *values):
         now = Carry(*values)
@@ -74,8 +84,8 @@ def _advance(
 
     def body(tries, *values):
         now = Carry(*values)
-        ks = StageList(settings.tableau, now.k)
-        return tries + 1.0, *attempt(field, ks, now, span, settings)[0]
+        stages = StageList(settings.tableau, now.slope)
+        return tries + 1.0, *attempt(_checked(field), stages, now, span, settings)[0]
 
     tries, *values = torch._higher_order_ops.while_loop(going, body, (tries, *carry))
     return tries, Carry(*values)
@@ -83,7 +93,11 @@ def _advance(
 
 def _start(field: Field, key: str, y: Tensor, sign: float, times: Tensor, limits: Tensor):
     """The first slopes and steps, and the way from the first time to the second."""
-    carry, span = begin(field, y, times[0], times[1], sign, KNOWN[key])
+    settings = _SETTINGS_BY_KEY[key]
+    shape = (len(y), *(1 for _ in y.shape[1:])) if settings.norm.per_sample else ()
+    start = (times.new_zeros(shape) + times[0]).to(y.dtype)
+    slope = _checked(field)(start, y)
+    carry, span = begin(field, y, slope, (times[0], times[1]), sign, settings)
     carry = carry._replace(y=y.clone(), trend=carry.trend.clone())
     tries = torch.zeros_like(limits[0])
     return *_advance(field, key, tries, carry, span, limits), span
@@ -91,8 +105,8 @@ def _start(field: Field, key: str, y: Tensor, sign: float, times: Tensor, limits
 
 def integrate_adaptive(problem: Problem, settings: Settings) -> Tensor:
     """States at the output times, shape ``(T, *y.shape)``; steps end at each of them."""
-    y, outputs, field, key = problem.y0, problem.outputs, problem.field, _key(settings)
-    smallest = 8 * sys.float_info.epsilon * max(map(abs, outputs))
+    y, outputs, field, key = problem.y0, problem.outputs, problem.call, _key(settings)
+    smallest = RESOLUTION * max(map(abs, outputs))
     limits = torch.tensor([smallest, settings.max_steps], dtype=torch.float64, device=y.device)
     times = torch.tensor(outputs, dtype=torch.float64, device=y.device)
     sign = 1.0 if outputs[1] > outputs[0] else -1.0
@@ -119,7 +133,7 @@ def _check(tries: Tensor, carry: Carry, span: Span, settings: Settings) -> None:
 
 def _advance_fixed(field: Field, key: str, y: Tensor, times: Tensor) -> Tensor:
     """Equal steps; ``times`` holds the first, the step and how many."""
-    tableau = KNOWN[key].tableau
+    tableau = _SETTINGS_BY_KEY[key].tableau
 
     def going(i, y):
         return i < times[2]
@@ -127,8 +141,9 @@ def _advance_fixed(field: Field, key: str, y: Tensor, times: Tensor) -> Tensor:
     def body(i, y):
         t, h = times[0] + i * times[1], times[1]
         nodes = stage_times(t, h, tableau.c, y)
-        ks = StageList(tableau, field(nodes[0], y))
-        return i + 1.0, rk_step(field, nodes, y, h, ks, last_stage=False)
+        slope = _checked(field)
+        stages = StageList(tableau, slope(nodes[0], y))
+        return i + 1.0, rk_step(slope, nodes, y, h, stages, last_stage=False)
 
     return torch._higher_order_ops.while_loop(going, body, (torch.zeros_like(times[0]), y))[1]
 
@@ -137,42 +152,40 @@ def integrate_fixed(problem: Problem, settings: Settings) -> Tensor:
     """States at the output times under a fixed grid, shape ``(T, *y.shape)``."""
     y, rows, key = problem.y0.clone(), [problem.y0], _key(settings)
     for i in range(1, len(problem.outputs)):
-        grid = fixed_grid(problem.outputs[i - 1 : i + 1], settings.step_size)
+        grid = fixed_grid(problem.outputs[i - 1 : i + 1], settings)
         times = [grid[0], (grid[-1] - grid[0]) / (len(grid) - 1), len(grid) - 1.0]
         times = torch.tensor(times, dtype=torch.float64, device=y.device)
-        y = _compiled(_advance_fixed)(problem.field, key, y, times)
+        y = _compiled(_advance_fixed)(problem.call, key, y, times)
         rows.append(y)
     return torch.stack(rows)
 
 
-def _try_step(field: Field, key: str, y: Tensor, k: Tensor, at: Tensor):
-    settings, (t, h) = KNOWN[key], at.unbind()
+def _try_step(field: Field, key: str, y: Tensor, slope: Tensor, at: Tensor):
+    settings = _SETTINGS_BY_KEY[key]
+    t, h = at.unbind()
     atol = torch.full((), settings.atol, dtype=y.dtype, device=y.device)
-    ks = StageList(settings.tableau, k)
-    y1 = rk_step(field, stage_times(t, h, settings.tableau.c, y), y, h.to(y.dtype), ks)
+    stages = StageList(settings.tableau, slope)
+    times = stage_times(t, h, settings.tableau.c, y)
+    y1 = rk_step(_checked(field), times, y, h.to(y.dtype), stages)
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
-        ratio = error_ratio(ks, size, settings.rtol, atol, settings.norm)
-    return y1, ks.last(), ratio
+        ratio = error_ratio(stages, size, settings.rtol, atol, settings.norm)
+    return y1, stages.last(), ratio
 
 
 def compiled_trial(problem: Problem, settings: Settings) -> Trial:
     """One attempted step of the common loop, compiled, differentiable.
 
-    Of its stages only the last comes back, so outputs must lie at the ends of steps.
+    Of its slopes only the last comes back, so outputs must lie at the ends of steps.
     """
-    try_step, key, stages = (
-        _compiled(_try_step, whole=False),
-        _key(settings),
-        settings.tableau.stages,
-    )
-    field = problem.field
+    try_step, key = _compiled(_try_step, whole=False), _key(settings)
+    field, last = problem.call, settings.tableau.stages - 1
 
-    def trial(ks, t, h, y, size, atol):
+    def trial(stages, t, h, y, abs_y, atol):
         at = torch.tensor([t, h], dtype=torch.float64, device=y.device)
-        k = ks.ks[0]
-        y1, last, ratio = try_step(field, key, y, k, at)
-        ks.ks = [k] * (stages - 1) + [last]
-        return y1, size, ratio.item()
+        slope = stages.slopes[0]
+        y1, last_slope, ratio = try_step(field, key, y, slope, at)
+        stages.slopes = [slope] * last + [last_slope]
+        return y1, abs_y, ratio.item()
 
     return trial

@@ -1,15 +1,25 @@
 """How long the next step may be: error norm, PI controller, first step."""
 
 import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.stages import StageBuffer, StageList
-from nodes_tutorial.ode.solvers.step import Field, stage_times
+from nodes_tutorial.ode.solvers.stages import Stages
+from nodes_tutorial.ode.solvers.step import stage_times
 
-SAFETY, SHRINK, GROW, FIRST = 0.9, 0.2, 10.0, 0.3
-ALPHA, BETA, FLOOR = 0.85, 0.2, 0.1
+SAFETY = 0.9  # aim a little below the tolerance, so that few steps are rejected
+SHRINK = 0.2  # smallest factor from one step to the next
+GROW = 10.0  # largest factor
+ALPHA = 0.85  # power of this step's error ratio, times q + 1
+BETA = 0.2  # power of the ratio before it, times q + 1
+FLOOR = 0.1  # a ratio below this says only that the step was much too short
+SMALLEST_RATIO = 1e-10  # for the logarithm, and where an error estimate is 0
+FIRST = 0.3  # relative change that the first step may make
+RESOLUTION = 8 * sys.float_info.epsilon  # shortest step, relative to the largest time
 
 
 class SolverError(RuntimeError):
@@ -28,16 +38,39 @@ class SolverError(RuntimeError):
         self.t, self.step, self.norm = t, step, norm
 
 
-class ErrorNorm:
-    r"""Root mean square, over the whole state or for each sample.
+def rms(y: Tensor) -> float:
+    """Root mean square of a state, for messages."""
+    return float(ErrorNorm()(y.detach()))
 
-    Args:
+
+def failure(
+    y: Tensor, slope: Tensor, t: float, h: float, rtol: float, atol: float, otherwise: str
+) -> SolverError:
+    """The error that says why a solve cannot go on; looked into only when it cannot."""
+    scale = torch.add(torch.tensor(atol, dtype=y.dtype), y.detach().abs().cpu(), alpha=rtol)
+    if not bool(y.isfinite().all()):
+        otherwise = "the state is NaN or Inf"
+    elif not bool(slope.isfinite().all()):
+        otherwise = "the field returned NaN or Inf"
+    elif bool((scale == 0.0).any()):
+        otherwise = (
+            f"atol + rtol |y| is 0 for an entry of the state, so no step is short enough (atol = "
+            f"{atol:g}, rtol = {rtol:g}, dtype {y.dtype}): a larger atol is needed"
+        )
+    return SolverError(otherwise, t, h, rms(y))
+
+
+@dataclass(frozen=True)
+class ErrorNorm:
+    """Root mean square, over the whole state or for each sample.
+
+    Attributes:
         per_sample: one norm for each element of the first dimension.
         size: how many leading entries of a flat state, or of a sample's row, count; all by default.
     """
 
-    def __init__(self, per_sample: bool = False, size: int | None = None):
-        self.per_sample, self.size = per_sample, size
+    per_sample: bool = False
+    size: int | None = None
 
     def total(self, x: Tensor) -> Tensor:
         """Root of the sum of squares."""
@@ -51,7 +84,7 @@ class ErrorNorm:
 
     def root_count(self, x: Tensor) -> float:
         """Root of the number of entries that one norm runs over."""
-        count = x.numel() // (len(x) if self.per_sample else 1)
+        count = x.numel() // max(1, len(x) if self.per_sample else 1)
         return math.sqrt(max(1, count if self.size is None else self.size))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,7 +92,7 @@ class ErrorNorm:
 
 
 def error_ratio(
-    ks: StageList | StageBuffer,
+    stages: Stages,
     size: Tensor,
     rtol: float,
     atol: Tensor,
@@ -75,7 +108,7 @@ def error_ratio(
     \sqrt{r_5^2 + 0.01 r_3^2}` is of order 8.
 
     Args:
-        ks: stages of the step.
+        stages: the slopes of the step.
         size: s, the larger of the states' absolute values at its start and its end.
         rtol: relative tolerance.
         atol: absolute tolerance, 0-d.
@@ -85,11 +118,12 @@ def error_ratio(
     References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
     """
     scale = torch.add(atol, size, alpha=rtol)
-    ratio = norm.total(ks.error(0).div_(scale))
-    if len(ks.tableau.error_rows) == 2:
-        low = norm.total(ks.error(1).div_(scale))
-        ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + 1e-37)) ** 0.5
-    return (ratio.item() if isinstance(ks.h, float) else ratio) / norm.root_count(size)
+    ratio = norm.total(stages.error(0).div_(scale))
+    if len(stages.tableau.error_rows) == 2:
+        low = norm.total(stages.error(1).div_(scale))
+        tiny = 1e-37  # keeps 0 / 0 away, and is a normal number in float32
+        ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + tiny)) ** 0.5
+    return (ratio.item() if isinstance(stages.h, float) else ratio) / norm.root_count(size)
 
 
 def step_factor(ratio: float, previous: float, order: int) -> float:
@@ -112,7 +146,8 @@ def step_factor(ratio: float, previous: float, order: int) -> float:
     """
     if not math.isfinite(ratio):
         return SHRINK
-    k, ratio = order + 1, max(ratio, 1e-10)
+    k = order + 1
+    ratio = max(ratio, SMALLEST_RATIO)
     if previous == 0.0:
         factor = SAFETY * ratio ** (-1 / k)
     else:
@@ -141,17 +176,17 @@ def step_factors(
     Chapter: prop-pi-controller
     """
     k = order + 1
-    log = ratio.clamp(min=1e-10).log_()
+    log = ratio.clamp(min=SMALLEST_RATIO).log_()
     factor = torch.addcmul(trend, gain, log).exp_().mul_(SAFETY)
     factor = factor.nan_to_num_(nan=SHRINK).clamp_(SHRINK, GROW).bfloat16()
     return factor, -ALPHA / k, log.clamp_(min=math.log(FLOOR)).mul_(BETA / k)
 
 
 def initial_step(
-    field: Field,
+    field: Callable[[Tensor, Tensor], Tensor],
     t: float | Tensor,
     y: Tensor,
-    k: Tensor,
+    slope: Tensor,
     direction: float,
     order: int,
     rtol: float,
@@ -162,15 +197,15 @@ def initial_step(
 
     .. math:: h = \left( \frac{0.3}{\max(\|y'\|, \|y''\|)} \right)^{1/(q+1)}
 
-    The source has 0.01 in place of 0.3. Then the first step is hardly ever rejected, but two times
-    too short, which tells where a solve has few steps.
+    Hairer et al. use 0.01 instead of 0.3. With 0.01 the first step is almost never rejected, but it
+    is about half as long as possible. In a solve of only a few steps this is a noticeable cost.
 
     Args:
         field: ``f(t, y)``.
         t: start time; a float gives a float, a float64 tensor that broadcasts against ``y`` a
             tensor of its shape.
         y: state there.
-        k: ``f(t, y)``.
+        slope: ``f(t, y)``.
         direction: 1 or -1.
         order: q, the ``error_order`` of the tableau.
         rtol: relative tolerance.
@@ -179,19 +214,22 @@ def initial_step(
 
     References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".
     """
-    scale, on_host = torch.add(atol, y.abs(), alpha=rtol), isinstance(t, float)
+    scale = torch.add(atol, y.abs(), alpha=rtol)
+    on_host = isinstance(t, float)
     root = norm.root_count(y)
 
     def size(x):
         total = norm.total(x / scale)
         return total.item() / root if on_host else total.double() / root
 
-    slope = size(k)
-    trial = _trial_step(size(y), slope)
+    steepness = size(slope)
+    trial = _trial_step(size(y), steepness)
+    if on_host and not trial > 0.0:  # the slope is Inf or NaN, or the scale is 0
+        return math.nan
     h = direction * trial
-    moved = torch.add(y, k, alpha=h) if on_host else y + h.to(y.dtype) * k
+    moved = torch.add(y, slope, alpha=h) if on_host else y + h.to(y.dtype) * slope
     ahead = field(stage_times(t, h, (1.0,), y)[0], moved)
-    return direction * _step_by_slopes(trial, slope, size(ahead - k) / trial, order)
+    return direction * _step_by_slopes(trial, steepness, size(ahead - slope) / trial, order)
 
 
 def _trial_step(size: float | Tensor, slope: float | Tensor) -> float | Tensor:

@@ -46,7 +46,7 @@ class Gather:
             if part.theta is None:
                 self.rows += [step.y1] * len(part.indices)
                 continue
-            states = step.interpolate(self.problem.field, part.theta)
+            states = step.interpolate(self.problem.evaluator(), part.theta)
             if part.mask is None:
                 self.rows.extend(states)
                 continue
@@ -73,6 +73,8 @@ class Gather:
         return wanted
 
     def _masked(self, step: Step) -> list[Wanted]:
+        if step.t.numel() == 0:
+            return []
         reach = torch.stack([(step.t * self.sign).min(), (step.t1 * self.sign).max()]).tolist()
         chosen = [i for i, time in enumerate(self.times) if reach[0] < time * self.sign <= reach[1]]
         if not chosen:

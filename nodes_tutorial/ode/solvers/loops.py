@@ -1,9 +1,6 @@
 """The loops over steps when the whole batch shares one step: adaptive, and on a fixed grid."""
 
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from itertools import pairwise
 from math import ceil, isfinite
 from operator import itemgetter
@@ -12,94 +9,62 @@ import torch
 from torch import Tensor
 
 from nodes_tutorial.ode.solvers.control import (
-    ErrorNorm,
+    RESOLUTION,
+    SMALLEST_RATIO,
     SolverError,
     error_ratio,
+    failure,
     initial_step,
+    rms,
     step_factor,
 )
-from nodes_tutorial.ode.solvers.stages import StageBuffer, StageList, new_stages
-from nodes_tutorial.ode.solvers.step import Field, Step, check_slope, rk_step, stage_times
-from nodes_tutorial.ode.solvers.tableaus import Tableau
+from nodes_tutorial.ode.solvers.problem import Field, Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.stages import Stages, new_stages
+from nodes_tutorial.ode.solvers.step import Step, rk_step, stage_times
 
+STRETCH = 1.1  # a step is stretched by up to ten percent to reach the end
+WATCHED_STEPS = 2  # a field that reuses its memory does so from the first step on
+GRID_SLACK = 1e-9  # an interval of 3.0000000001 steps is cut into three
 
-@dataclass
-class Settings:
-    """What a loop needs to know beside the problem.
-
-    ``term_by_term`` combines stages in the order of backpropagation even where no graph is wanted:
-    a solve without a graph then takes, to the last bit, the steps of one with a graph.
-    """
-
-    tableau: Tableau
-    rtol: float
-    atol: float
-    norm: ErrorNorm = dataclass_field(default_factory=ErrorNorm)
-    step_size: float | None = None
-    first_step: float | None = None
-    max_steps: int = 100_000
-    compile: bool = False
-    adjoint_norm: str = "seminorm"
-    term_by_term: bool = False
-    controlled: int | None = None
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the steps are given beforehand."""
-        return self.tableau.b_error is None or self.step_size is not None
-
-
-def wants_graph(y: Tensor, k: Tensor) -> bool:
-    """Whether the steps must be differentiable, by autograd or a ``torch.func`` transform."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return True
-    return torch.is_grad_enabled() and (y.requires_grad or k.requires_grad)
-
-
-def rms(y: Tensor) -> float:
-    return float(ErrorNorm()(y.detach()))
-
-
-EPSILON = sys.float_info.epsilon
-Trial = Callable[
-    [StageList | StageBuffer, float, float, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, float]
-]
+Trial = Callable[[Stages, float, float, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, float]]
 
 
 def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
-    """One attempted step: its end, the size of that, and its error ratio.
+    """One attempted step: its end, the absolute value of that, and its error ratio.
 
     Of these only the end is ever part of a graph.
     """
     rtol, norm = settings.rtol, settings.norm
-    later = settings.tableau.c[1:]
-    nodes = tuple(dict.fromkeys(later))  # a time that two stages share is made once
-    shared = itemgetter(0, *map(nodes.index, later))
+    nodes = settings.tableau.distinct_c  # a time that two stages share is made once
+    for_stages = itemgetter(*settings.tableau.c_index)
 
-    def judge(ks, y1, size, atol):
-        after = y1.abs()
-        ratio = error_ratio(ks, torch.maximum(size, after), rtol, atol, norm)
-        return after, ratio
+    def error_of(stages, abs_y, y1, atol):
+        abs_y1 = y1.abs()
+        return abs_y1, error_ratio(stages, torch.maximum(abs_y, abs_y1), rtol, atol, norm)
 
     if graph:
-        judge = torch.no_grad()(judge)
+        error_of = torch.no_grad()(error_of)
 
-    def trial(ks, t, h, y, size, atol):
-        y1 = rk_step(field, shared(stage_times(t, h, nodes, y)), y, h, ks)
-        return y1, *judge(ks, y1, size, atol)
+    def trial(stages, t, h, y, abs_y, atol):
+        y1 = rk_step(field, for_stages(stage_times(t, h, nodes, y)), y, h, stages)
+        return y1, *error_of(stages, abs_y, y1, atol)
 
     return trial
 
 
+def slope_store(problem: Problem, settings: Settings, slope: Tensor, **kind) -> Stages:
+    """A store for the slopes of a solve, with the first one."""
+    sure = problem.copies or under_transform() or slope.numel() == 0
+    watch = 0 if sure else WATCHED_STEPS
+    return new_stages(
+        settings.tableau, slope, problem.graph or settings.term_by_term, watch, **kind
+    )
+
+
 def adaptive_steps(
-    field: Field,
-    y: Tensor,
-    times: list[float],
-    settings: Settings,
-    counts: dict,
-    trial: Trial | None = None,
+    problem: Problem, span: list[float], settings: Settings, trial: Trial | None = None
 ) -> Iterator[Step]:
-    """Accepted steps through the given times: the first is the start, at each other a step ends.
+    """Accepted steps through the times of ``span``: a step ends at each of them but the first.
 
     Step sizes are floats and the error estimate is taken without a graph: the sequence of steps
     is held fixed under differentiation. One number a step crosses from device to host, the error
@@ -107,90 +72,110 @@ def adaptive_steps(
 
     Chapter: prop-pi-controller
     """
-    tableau, (t, *stops) = settings.tableau, times
-    direction, smallest = (1.0 if stops[0] > t else -1.0), 8 * EPSILON * max(map(abs, times))
+    tableau, y, tolerances = settings.tableau, problem.y0, (settings.rtol, settings.atol)
+    t, *stops = span
+    direction = 1.0 if stops[0] > t else -1.0
+    smallest = RESOLUTION * max(map(abs, span))
     atol = torch.scalar_tensor(settings.atol, dtype=y.dtype, device=y.device)
-    k = check_slope(field(stage_times(t, 0.0, (0.0,), y)[0], y), y)
-    graph = wants_graph(y, k)
-    ks = new_stages(tableau, k, graph or settings.term_by_term or trial is not None)
-    trial = trial or eager_trial(field, settings, graph)
-    size = y.detach().abs()
+    slope = problem.first_slope()
+    field = problem.evaluator()
+    stages = slope_store(problem, settings, slope)
+    trial = trial or eager_trial(field, settings, problem.graph)
+    abs_y = y.detach().abs()
     if settings.first_step is None:
         with torch.no_grad():
             order, rtol, norm = tableau.error_order, settings.rtol, settings.norm
-            h = initial_step(field, t, y, k, direction, order, rtol, atol, norm)
+            h = initial_step(field, t, y, slope, direction, order, rtol, atol, norm)
     else:
         h = direction * settings.first_step
     if not isfinite(h):
-        raise SolverError("the field returned NaN or Inf", t, h, rms(y))
-    previous, rejected, fresh = 0.0, False, True
+        raise failure(y, slope, t, h, *tolerances, "the field returned NaN or Inf")
+    previous_ratio = 0.0  # there is no accepted step yet
+    rejected = 0  # attempts since the last accepted step
+    first_slope_valid = True
     for _ in range(settings.max_steps):
-        wish = h
-        ends = (t + 1.1 * h - stops[0]) * direction > 0.0
-        t_next = stops[0] if ends else t + h
+        h_wanted = h
+        # Stretch or cut a step to end exactly at the stop; no tiny step is left over.
+        hits_stop = (t + STRETCH * h - stops[0]) * direction > 0.0
+        t_next = stops[0] if hits_stop else t + h
         h = t_next - t
-        if not fresh:
-            ks.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
-            fresh = True
-        y1, after, ratio = trial(ks, t, h, y, size, atol)
-        factor = step_factor(ratio, previous, tableau.error_order)
+        if not first_slope_valid:
+            stages.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
+            first_slope_valid = True
+        y1, abs_y1, ratio = trial(stages, t, h, y, abs_y, atol)
+        factor = step_factor(ratio, previous_ratio, tableau.error_order)
         if ratio <= 1.0:
-            counts["accepted"] += 1
-            yield Step(t, t_next, h, y, y1, ks)
-            if ends and len(stops) == 1:
+            yield Step(t, t_next, h, y, y1, stages, rejected)
+            if hits_stop and len(stops) == 1:
                 return
-            t, y, size, previous = t_next, y1, after, max(ratio, 1e-10)
-            fresh = tableau.fsal
-            if fresh:
-                ks.roll()
+            t, y, abs_y = t_next, y1, abs_y1
+            previous_ratio = max(ratio, SMALLEST_RATIO)
+            # The last slope of a FSAL method is the first one of the next step.
+            first_slope_valid = tableau.fsal
+            if tableau.fsal:
+                stages.roll()
+            # The step after a rejected one does not grow: the estimate was wrong just now.
             h *= min(factor, 1.0) if rejected else factor
-            if ends:
-                h, stops = max(h, wish, key=abs), stops[1:]
-            rejected = False
+            if hits_stop:
+                # A step cut short for a stop says nothing against the longer one.
+                h = max(h, h_wanted, key=abs)
+                stops = stops[1:]
+            rejected = 0
         else:
-            counts["rejected"] += 1
+            # The first slope still serves: neither t nor y has moved.
             h *= factor
-            rejected = True
+            rejected += 1
             if abs(h) < smallest:
-                bad = "step size underflow" if isfinite(ratio) else "the field returned NaN or Inf"
-                raise SolverError(bad, t, h, rms(y))
+                reason = (
+                    "step size underflow" if isfinite(ratio) else "the field returned NaN or Inf"
+                )
+                raise failure(y, stages.stacked()[0], t, h, *tolerances, reason)
     raise SolverError(f"max_steps = {settings.max_steps} exceeded", t, h, rms(y))
 
 
-def fixed_grid(outputs: list[float], step_size: float | None) -> list[float]:
-    """Output times with each interval cut into equal steps no longer than ``step_size``."""
+def _cuts(t: float, t_next: float, step_size: float | None) -> int:
+    """Into how many equal steps an interval between outputs is cut."""
+    if step_size is None:
+        return 1
+    return max(1, ceil(abs(t_next - t) / step_size - GRID_SLACK))
+
+
+def fixed_grid(outputs: list[float], settings: Settings) -> list[float]:
+    """Output times with each interval cut into equal steps no longer than ``step_size``.
+
+    Raises:
+        ValueError: the grid has more than ``max_steps`` steps.
+    """
+    cuts = [_cuts(*pair, settings.step_size) for pair in pairwise(outputs)]
+    if sum(cuts) > settings.max_steps:
+        raise ValueError(
+            f"options['max_steps'] = {settings.max_steps}, but the grid has {sum(cuts)} steps"
+        )
     grid = outputs[:1]
-    for t, t_next in pairwise(outputs):
-        cuts = 1 if step_size is None else max(1, ceil(abs(t_next - t) / step_size - 1e-9))
-        grid += [t + (t_next - t) * i / cuts for i in range(1, cuts)] + [t_next]
+    for count, (t, t_next) in zip(cuts, pairwise(outputs), strict=True):
+        grid += [t + (t_next - t) * i / count for i in range(1, count)] + [t_next]
     return grid
 
 
-def fixed_steps(
-    field: Field, y: Tensor, outputs: list[float], settings: Settings, counts: dict
-) -> Iterator[Step]:
+def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
     """Steps over :func:`fixed_grid`; nothing crosses to the host, so a GPU runs ahead."""
-    tableau = settings.tableau
-    grid = fixed_grid(outputs, settings.step_size)
-    if len(grid) - 1 > settings.max_steps:
-        raise ValueError(
-            f"options['max_steps'] = {settings.max_steps}, but the grid has {len(grid) - 1} steps"
-        )
-    counts["accepted"] = len(grid) - 1
+    tableau, y = settings.tableau, problem.y0
+    grid = fixed_grid(problem.outputs, settings)
     steps = torch.tensor(grid, dtype=torch.float64)
     nodes = torch.tensor(tableau.c, dtype=torch.float64)
     times = steps[:-1, None] + steps.diff()[:, None] * nodes
     flat = times.flatten().to(device=y.device, dtype=y.dtype).unbind()
     rows = [flat[i : i + tableau.stages] for i in range(0, len(flat), tableau.stages)]
-    ks = None
+    stages = slope_store(problem, settings, problem.first_slope())
+    field = problem.evaluator()
+    first = True
     for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
-        if ks is None:
-            k = check_slope(field(row[0], y), y)
-            ks = new_stages(tableau, k, settings.term_by_term or wants_graph(y, k))
+        if first:
+            first = False
         elif tableau.fsal:
-            ks.roll()
+            stages.roll()
         else:
-            ks.put(0, field(row[0], y))
-        y1 = rk_step(field, row, y, t_next - t, ks)
-        yield Step(t, t_next, t_next - t, y, y1, ks)
+            stages.put(0, field(row[0], y))
+        y1 = rk_step(field, row, y, t_next - t, stages)
+        yield Step(t, t_next, t_next - t, y, y1, stages)
         y = y1

@@ -1,16 +1,26 @@
 """Adaptive steps under masks: every sample at its own pace, without a decision on the host."""
 
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.control import SolverError, error_ratio, initial_step, step_factors
-from nodes_tutorial.ode.solvers.loops import Settings, rms, wants_graph
-from nodes_tutorial.ode.solvers.stages import StageBuffer, StageList, new_stages
-from nodes_tutorial.ode.solvers.step import Field, Step, check_slope, rk_step
+from nodes_tutorial.ode.solvers.control import (
+    RESOLUTION,
+    SolverError,
+    error_ratio,
+    failure,
+    initial_step,
+    rms,
+    step_factors,
+)
+from nodes_tutorial.ode.solvers.loops import slope_store
+from nodes_tutorial.ode.solvers.problem import Problem, Settings
+from nodes_tutorial.ode.solvers.stages import Stages
+from nodes_tutorial.ode.solvers.step import Field, Step, rk_step
+
+CHECK_EVERY = 16  # rounds between two looks at the step sizes, each of which waits for the device
 
 
 class Carry(NamedTuple):
@@ -24,7 +34,7 @@ class Carry(NamedTuple):
 
     left: Tensor
     y: Tensor
-    k: Tensor
+    slope: Tensor
     step: Tensor
     h: Tensor
     gain: Tensor
@@ -52,48 +62,31 @@ class Span(NamedTuple):
         return torch.empty_like(y).copy_(h) if h.dim() else h.to(y.dtype)
 
 
-class MaskedStep(Step):
-    """A step that each sample takes from its own time; rejected samples do not move."""
-
-    __slots__ = ("before", "left", "span")
-
-    def __init__(self, span, before, left, h, y0, y1, ks, accept):
-        self.span, self.before, self.left = span, before, left
-        self.h, self.y0, self.y1, self.ks, self.accept = h, y0, y1, ks, accept
-
-    @property
-    def t(self) -> Tensor:
-        return self.span.time(self.before)
-
-    @property
-    def t1(self) -> Tensor:
-        return self.span.time(self.left)
-
-
 def begin(
-    field: Field, y: Tensor, start: Tensor, end: Tensor, sign: float, settings: Settings
+    field: Field, y: Tensor, slope: Tensor, ends: tuple[Tensor, Tensor], sign: float, settings
 ) -> tuple[Carry, Span]:
-    """First slopes and first steps; ``start`` and ``end`` are 0-d and float64."""
+    """First steps, from the first slopes; ``ends`` are two times, 0-d and float64."""
+    start, end = ends
     tableau, norm = settings.tableau, settings.norm
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
     zeros = torch.zeros(shape, dtype=torch.float64, device=y.device)
     nodes = zeros.new_tensor([sign * node for node in tableau.c]).view(-1, *(1 for _ in shape))
     atol = y.new_tensor(settings.atol)
     span = Span(zeros + end, sign, nodes, atol)
-    t, left = zeros + start, (end - start).abs() + zeros
-    k = check_slope(field(t.to(y.dtype), y), y)
+    t = zeros + start
+    left = (end - start).abs() + zeros
     if settings.first_step is None:
         with torch.no_grad():
             order = tableau.error_order
-            h = initial_step(field, t, y, k, sign, order, settings.rtol, atol, norm).abs()
+            h = initial_step(field, t, y, slope, sign, order, settings.rtol, atol, norm).abs()
     else:
         h = torch.full_like(zeros, settings.first_step)
     gain = torch.full_like(zeros, -1.0 / (tableau.error_order + 1))
-    return Carry(left, y, k, h, span.tried(h, left, y), gain, zeros), span
+    return Carry(left, y, slope, h, span.tried(h, left, y), gain, zeros), span
 
 
 def attempt(
-    field: Field, ks: StageList | StageBuffer, carry: Carry, span: Span, settings: Settings
+    field: Field, stages: Stages, carry: Carry, span: Span, settings: Settings
 ) -> tuple[Carry, Tensor]:
     """Try one step; samples whose error is too large stay where they are and shorten theirs.
 
@@ -104,49 +97,51 @@ def attempt(
     tableau, y = settings.tableau, carry.y
     step = torch.minimum(carry.step, carry.left)
     times = torch.addcmul(span.time(carry.left), span.nodes, step).to(y.dtype).unbind()
-    y1 = rk_step(field, times, y, carry.h, ks)
+    y1 = rk_step(field, times, y, carry.h, stages)
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
-        ratio = error_ratio(ks, size, settings.rtol, span.atol, settings.norm).double()
+        ratio = error_ratio(stages, size, settings.rtol, span.atol, settings.norm).double()
         accept = ratio <= 1.0
         factor, gain, trend = step_factors(ratio, carry.gain, carry.trend, tableau.error_order)
-        grown, cut = step * factor, accept & (step < carry.step)
-        wish = torch.where(cut, torch.maximum(grown, carry.step), grown)
+        grown = step * factor
+        cut_short = accept & (step < carry.step)
+        wanted = torch.where(cut_short, torch.maximum(grown, carry.step), grown)
         left = torch.where(accept, carry.left - step, carry.left)
-        h = span.tried(wish, left, y)
+        h = span.tried(wanted, left, y)
         gain = torch.where(accept, gain, carry.gain)
         trend = torch.where(accept, trend, carry.trend)
     y = torch.where(accept, y1, y)
-    k = (
-        torch.where(accept, ks.last(), carry.k)
-        if tableau.fsal
-        else field(span.time(left).to(y.dtype), y)
-    )
-    return Carry(left, y, k, wish, h, gain, trend), accept
+    if tableau.fsal:
+        slope = torch.where(accept, stages.last(), carry.slope)
+    else:
+        slope = field(span.time(left).to(y.dtype), y)
+    return Carry(left, y, slope, wanted, h, gain, trend), accept
 
 
-def per_sample_steps(
-    field: Field, y: Tensor, t0: float, t1: float, settings: Settings
-) -> Iterator[Step]:
-    """Rounds of one attempted step for every sample, until all have arrived at t1.
+def per_sample_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
+    """Rounds of one attempted step for every sample, until all have arrived at the last time.
 
     One flag a round crosses from device to host, because the host decides whether to go on.
     """
-    start, end = torch.tensor([t0, t1], dtype=torch.float64, device=y.device)
-    carry, span = begin(field, y, start, end, 1.0 if t1 > t0 else -1.0, settings)
-    smallest = 8 * sys.float_info.epsilon * max(abs(t0), abs(t1))
-    graph = settings.term_by_term or wants_graph(y, carry.k)
-    ks = new_stages(settings.tableau, carry.k, graph, own_steps=True)
+    y, t0, t1 = problem.y0, problem.outputs[0], problem.outputs[-1]
+    ends = torch.tensor([t0, t1], dtype=torch.float64, device=y.device).unbind()
+    slope = problem.first_slope()
+    field = problem.evaluator()
+    carry, span = begin(field, y, slope, ends, 1.0 if t1 > t0 else -1.0, settings)
+    smallest = RESOLUTION * max(abs(t0), abs(t1))
+    stages = slope_store(problem, settings, slope, own_steps=True)
     for attempts in range(1, settings.max_steps + 1):
         before = carry
-        carry, accept = attempt(field, ks, before, span, settings)
-        yield MaskedStep(span, before.left, carry.left, before.h, before.y, carry.y, ks, accept)
-        ks.put(0, carry.k)
+        carry, accept = attempt(field, stages, before, span, settings)
+        times = span.time(before.left), span.time(carry.left)
+        yield Step(*times, before.h, before.y, carry.y, stages, accept=accept)
+        stages.put(0, carry.slope)
         if not carry.left.any().item():
             return
-        if attempts % 16 == 0 and not carry.step.min().item() > smallest:
+        if attempts % CHECK_EVERY == 0 and not carry.step.min().item() > smallest:
             reason = "step size underflow, or a field that returned NaN or Inf,"
-            raise SolverError(reason, *slowest(carry, span), rms(carry.y))
+            tolerances = settings.rtol, settings.atol
+            raise failure(carry.y, slope, *slowest(carry, span), *tolerances, reason)
     reason = f"max_steps = {settings.max_steps} exceeded"
     raise SolverError(reason, *slowest(carry, span), rms(carry.y))
 

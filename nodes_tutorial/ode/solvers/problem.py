@@ -1,24 +1,64 @@
 """What the user asked for, checked once and brought to the form the loops work on."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nodes_tutorial.ode.solvers.control import ErrorNorm
-from nodes_tutorial.ode.solvers.loops import Settings
-from nodes_tutorial.ode.solvers.step import check_slope
-from nodes_tutorial.ode.solvers.tableaus import METHODS
+from nodes_tutorial.ode.solvers.tableau import Tableau
 
 State = Tensor | tuple[Tensor, ...]
-OPTIONS = (
-    *("step_size", "first_step", "max_steps", "per_sample", "compile", "adjoint_norm"),
-    "controlled",
-)
-GRADIENTS = ("direct", "checkpoint", "adjoint")
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a loop needs to know beside the problem.
+
+    ``term_by_term`` combines stages in the order of backpropagation even where no graph is wanted:
+    a solve without a graph then takes, to the last bit, the steps of one with a graph.
+    """
+
+    tableau: Tableau
+    rtol: float
+    atol: float
+    norm: ErrorNorm
+    step_size: float | None = None
+    first_step: float | None = None
+    max_steps: int = 100_000
+    compile: bool = False
+    adjoint_norm: str = "seminorm"
+    term_by_term: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the steps are given beforehand."""
+        return self.tableau.b_error is None or self.step_size is not None
+
+
+class Again(Exception):
+    """The solve must begin anew, because a later slope needs what the first one did not."""
+
+
+def under_transform() -> bool:
+    """Whether forward-mode differentiation or a ``torch.func`` transform is under way."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def carries_derivative(t: Tensor) -> bool:
+    """Whether a derivative with respect to t may be wanted, backwards or forwards."""
+    if torch.is_grad_enabled() and t.requires_grad:
+        return True
+    if torch._C._functorch.is_functorch_wrapped_tensor(t):
+        return True
+    return torch.autograd.forward_ad.unpack_dual(t).tangent is not None
 
 
 class Problem:
@@ -26,14 +66,19 @@ class Problem:
 
     A tuple of states is joined to one vector (one row a sample with ``per_sample``), and the field
     is wrapped to match.
+
+    Attributes:
+        graph: whether the steps must be differentiable. The first slope tells; a later one that
+            carries a graph where no other did raises :class:`Again`.
+        copies: whether slopes are copied, because the field writes them all into one tensor.
     """
 
     def __init__(self, func, y0, t, per_sample=False):
         """Check the arguments' types and shapes; hence no annotations here."""
         if not callable(func):
             raise TypeError(f"func must be callable as func(t, y), got {type(func).__name__}")
-        self.func, self.per_sample, self.checked = func, per_sample, False
-        self.is_tuple = not isinstance(y0, Tensor)
+        self.func, self.per_sample = func, per_sample
+        self.is_tuple = isinstance(y0, tuple | list)
         parts = tuple(y0) if self.is_tuple else (y0,)
         _check_state(parts, per_sample)
         self.outputs = _check_times(t)
@@ -44,48 +89,84 @@ class Problem:
         self.shapes = [part.shape for part in parts]
         self.sizes = [part.shape[self.lead :].numel() for part in parts]
         self.y0 = self.pack(parts) if self.is_tuple else y0
+        if self.y0.is_inference() and not torch.is_inference_mode_enabled():
+            self.y0 = self.y0.clone()  # an ordinary tensor again
+        self.call = self._joined if self.is_tuple else func
+        self.copies = False
+        self.graph = under_transform() or (torch.is_grad_enabled() and self.y0.requires_grad)
+        kind = self.y0.device.type
+        self.autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
-    def control(self, settings: Settings) -> Settings:
-        """Settings whose error norm looks at ``options["controlled"]`` leading parts only."""
-        parts = settings.controlled
-        if parts is not None:
-            if not (self.is_tuple and 1 <= parts <= len(self.sizes)):
-                raise ValueError(
-                    "options['controlled'] must be a number of parts of a tuple state, at least 1; "
-                    f"got {parts!r} for {len(self.sizes)} part(s)"
-                )
-            settings.norm.size = sum(self.sizes[:parts])
-        return settings
+    def evaluator(self) -> Field:
+        """The field with its checks; all evaluations of a solve are made by such a function.
 
-    @property
-    def field(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The user's field on the joined state; where it can, the user's own object.
-
-        A compiled program looks at each call whether its field is still the one it was made for.
+        Raises:
+            TypeError, ValueError: a slope does not fit the state.
+            RuntimeError: the field changes y in place.
+            Again: a slope carries a graph, and the steps are not made for one.
         """
-        return self._joined if self.is_tuple else self.func
+        call, copies = self.call, self.copies
+        shape, dtype = self.y0.shape, self.y0.dtype
+        watch_graph = torch.is_grad_enabled() and not self.graph
+        if self.autocast is not None:
+            call = self._under_autocast
+        if torch.is_inference_mode_enabled():
+            # Tensors do not count their changes in this mode, so the field gets a copy.
+            return lambda t, y: self._fitted(call(t, y.clone()), y).clone()
+
+        def evaluate(t: Tensor, y: Tensor) -> Tensor:
+            version = y._version
+            slope = call(t, y)
+            if slope.__class__ is not Tensor or slope.dtype is not dtype or slope.shape != shape:
+                slope = self._fitted(slope, y)
+            if y._version != version:
+                raise RuntimeError(
+                    "func must not change y in place; let it make a new tensor, as -y for y.neg_()"
+                )
+            if watch_graph and slope.requires_grad:
+                self.graph = True
+                raise Again
+            return slope.clone() if copies else slope
+
+        return evaluate
+
+    def _under_autocast(self, t: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(y.device.type, self.autocast):
+            return self.call(t, y)
+
+    def first_slope(self) -> Tensor:
+        """The field at the start; whether its value carries a graph decides for the solve."""
+        before, self.graph = self.graph, True
+        start = torch.tensor(self.outputs[0], dtype=torch.float64, device=self.y0.device)
+        slope = self.evaluator()(self.field_time(start), self.y0)
+        self.graph = before or (torch.is_grad_enabled() and slope.requires_grad)
+        return slope.clone()
+
+    def _fitted(self, slope, y: Tensor) -> Tensor:
+        """A slope of another dtype is taken only from a field under autocast."""
+        if self.autocast is not None and isinstance(slope, Tensor) and slope.is_floating_point():
+            slope = slope.to(y.dtype)
+        return check_slope(slope, y)
+
+    def arithmetic(self):
+        """The context of the solver's own operations: autocast is for the field alone."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.y0.device.type, enabled=False)
 
     def _joined(self, t: Tensor, y: Tensor) -> Tensor:
         parts = self.unpack(y)
         slopes = self.func(t, parts)
-        if not self.checked:
-            if not isinstance(slopes, tuple | list) or len(slopes) != len(parts):
-                raise ValueError(f"func must return a tuple of {len(parts)} tensors, like y0")
-            for slope, part in zip(slopes, parts, strict=True):
-                check_slope(slope, part)
-            self.checked = True
-        return self.pack(slopes)
-
-    def first_slope(self) -> Tensor:
-        """The field at the start, checked to fit the state."""
-        return check_slope(self.field(self.field_time(self.t[0]), self.y0), self.y0)
+        if not isinstance(slopes, tuple | list) or len(slopes) != len(parts):
+            raise ValueError(f"func must return a tuple of {len(parts)} tensors, like y0")
+        return self.pack([self._fitted(k, part) for k, part in zip(slopes, parts, strict=True)])
 
     def field_time(self, t: Tensor) -> Tensor:
         """A time as the field takes it."""
-        t = t.detach().to(self.y0.dtype)
+        t = t.to(self.y0.dtype)
         return t.expand(len(self.y0), *(1 for _ in self.y0.shape[1:])) if self.per_sample else t
 
-    def pack(self, parts: tuple[Tensor, ...]) -> Tensor:
+    def pack(self, parts) -> Tensor:
         return torch.cat([part.flatten(self.lead) for part in map(self._rows, parts)], dim=-1)
 
     def _rows(self, part: Tensor) -> Tensor:
@@ -100,9 +181,23 @@ class Problem:
         return tuple(p.reshape((*ahead, *s)) for p, s in zip(pieces, self.shapes, strict=True))
 
 
+def check_slope(slope: object, y: Tensor) -> Tensor:
+    """A slope, checked to fit the state."""
+    if not isinstance(slope, Tensor):
+        raise TypeError(f"func must return tensors, got {type(slope).__name__}")
+    if slope.shape != y.shape:
+        raise ValueError(
+            f"func must return the shape of y: {tuple(y.shape)}, got {tuple(slope.shape)}"
+        )
+    if slope.dtype != y.dtype:
+        raise TypeError(f"func must return the dtype of y: {y.dtype}, got {slope.dtype}")
+    return slope
+
+
 def _check_state(parts, per_sample) -> None:
     if not parts or not all(isinstance(part, Tensor) for part in parts):
-        raise TypeError("y0 must be a tensor or a non-empty tuple of tensors")
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(f"y0 must be a tensor or a non-empty tuple of tensors, got {kinds or '()'}")
     first = parts[0]
     for part in parts:
         if not part.is_floating_point():
@@ -130,37 +225,3 @@ def _check_times(t) -> list[float]:
     if not (rising or all(a > b for a, b in pairwise(times))) or not all(map(isfinite, times)):
         raise ValueError("t must be finite and strictly increasing or strictly decreasing")
     return times
-
-
-def make_settings(
-    method: str, rtol: float, atol: float, options: dict[str, Any] | None, gradient: str
-) -> Settings:
-    """Check the options and gather them; every error names its argument."""
-    options = dict(options or {})
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise ValueError(f"options knows {', '.join(OPTIONS)}; got {', '.join(unknown)}")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not value >= 0.0:
-            raise ValueError(f"{name} must be a number >= 0, got {value!r}")
-    for name in ("step_size", "first_step", "max_steps"):
-        if options.get(name) is not None and not options[name] > 0:
-            raise ValueError(f"options[{name!r}] must be positive, got {options[name]!r}")
-    if options.get("adjoint_norm", "full") not in ("seminorm", "full"):
-        raise ValueError(
-            f"options['adjoint_norm'] must be 'seminorm' or 'full', got {options['adjoint_norm']!r}"
-        )
-    per_sample = options.pop("per_sample", False)
-    settings = Settings(METHODS[method], rtol, atol, ErrorNorm(per_sample), **options)
-    if per_sample and settings.fixed:
-        raise ValueError("options['per_sample'] needs an adaptive method and no step_size")
-    if per_sample and gradient == "adjoint":
-        raise ValueError(
-            "options['per_sample'] and gradient='adjoint' do not go together: the parameters' "
-            "adjoint is one for the batch; use 'direct' or 'checkpoint'"
-        )
-    return settings

@@ -1,81 +1,18 @@
-"""Initial value problems: the steps of a solve, gathered at the output times."""
+"""The record of a solve: its steps, what they cost, and the solution between them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.control import SolverError
 from nodes_tutorial.ode.solvers.gather import Gather
-from nodes_tutorial.ode.solvers.loops import Settings, adaptive_steps, fixed_steps, rms, wants_graph
-from nodes_tutorial.ode.solvers.per_sample import per_sample_steps
-from nodes_tutorial.ode.solvers.problem import Problem, State, make_settings
+from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.problem import Problem, State, carries_derivative
+from nodes_tutorial.ode.solvers.run import run
 from nodes_tutorial.ode.solvers.step import Step
-
-
-def iterate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Iterator[Step]:
-    """The accepted steps of a solve, whichever loop makes them."""
-    counts.update(accepted=0, rejected=0)
-    outputs = problem.outputs
-    if settings.compile and (settings.fixed or settings.norm.per_sample):
-        raise ValueError(
-            "options['compile'] with per_sample or fixed steps serves solves without a gradient"
-        )
-    if settings.fixed:
-        return fixed_steps(problem.field, problem.y0, outputs, settings, counts)
-    if settings.norm.per_sample:
-        ends = outputs[0], outputs[-1]
-        return per_sample_steps(problem.field, problem.y0, *ends, settings)
-    if settings.compile:
-        from nodes_tutorial.ode.solvers.compiled import compiled_trial
-
-        trial = compiled_trial(problem, settings)
-        return adaptive_steps(problem.field, problem.y0, outputs, settings, counts, trial)
-    ends = [outputs[0], outputs[-1]]
-    return adaptive_steps(problem.field, problem.y0, ends, settings, counts)
-
-
-def integrate(problem: Problem, settings: Settings, counts: dict[str, Any]) -> Tensor:
-    """Run a solve and return the joined states at the output times."""
-    if settings.compile and not _differentiable(problem):
-        from nodes_tutorial.ode.solvers import compiled
-
-        whole = compiled.integrate_fixed if settings.fixed else compiled.integrate_adaptive
-        try:
-            y = whole(problem, settings)
-        except SolverError:
-            raise
-        except Exception:
-            problem.first_slope()  # says what is wrong with the field, if that is it
-            raise
-        if settings.fixed:
-            check_finite(y, problem, settings)
-        return y
-    gather = Gather(problem, problem.outputs[1:])
-    for step in iterate(problem, settings, counts):
-        gather.add(step)
-    y = gather.result()
-    if settings.fixed:
-        check_finite(y, problem, settings)
-    return y
-
-
-def _differentiable(problem: Problem) -> bool:
-    """Whether a gradient may be wanted; to know that takes an evaluation where one could be."""
-    if not torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    return wants_graph(problem.y0, problem.first_slope())
-
-
-def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:
-    """A fixed grid has no error estimate that a NaN could fail; look at the outputs."""
-    if torch._C._functorch.peek_interpreter_stack() is None and not bool(y.isfinite().all()):
-        bad = (~y.isfinite()).flatten(1).any(1).nonzero()[0].item()
-        step = settings.step_size or abs(problem.outputs[bad] - problem.outputs[bad - 1])
-        last = rms(y[bad - 1]) if bad else float("nan")
-        raise SolverError("the state became NaN or Inf", problem.outputs[bad], step, last)
+from nodes_tutorial.ode.solvers.times import move_start, moved_outputs
 
 
 @dataclass(frozen=True)
@@ -85,7 +22,7 @@ class Solution:
     Attributes:
         t: output times, shape ``(T,)``.
         y: states there, shape ``(T, *y0.shape)``, or a tuple of such tensors.
-        nfe: evaluations of the field.
+        nfe: evaluations of the field by the steps.
         accepted: accepted steps; with ``per_sample`` of shape ``(batch,)``.
         rejected: rejected steps, likewise.
         step_times: where each step began, float64, shape ``(steps,)``, or ``(steps, batch)``.
@@ -111,20 +48,41 @@ class Solution:
             t: times, in any order, shape ``(m,)``.
 
         Returns:
-            States, shape ``(m, *y0.shape)``, or a tuple of such tensors.
+            States, shape ``(m, *y0.shape)``, or a tuple of such tensors. The derivative with
+            respect to ``t`` is the field there.
 
         Raises:
-            ValueError: a time lies outside the solve.
+            TypeError: t is not a tensor of a floating-point dtype.
+            ValueError: a time lies outside the solve, or the tableau has no dense output.
         """
+        if not isinstance(t, Tensor) or not t.is_floating_point():
+            kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+            raise TypeError(f"t must be a floating-point tensor, got {kind}")
         times = t.detach().double()
-        low, high = sorted((self.t[0].item(), self.t[-1].item()))
+        problem = self._problem
+        low, high = sorted((problem.outputs[0], problem.outputs[-1]))
         if times.dim() != 1 or not bool(((times >= low) & (times <= high)).all()):
             raise ValueError(f"t must be 1-D with times in [{low:g}, {high:g}]")
-        order = times.argsort(descending=bool(self.t[-1] < self.t[0]))
-        gather = Gather(self._problem, times[order].tolist())
-        for step in self._steps:
-            gather.add(step)
-        return self._problem.unpack(gather.result()[1:][order.argsort()])
+        order = times.argsort(descending=problem.outputs[-1] < problem.outputs[0])
+        gather = Gather(problem, times[order].tolist())
+        with problem.arithmetic():
+            for step in self._steps:
+                gather.add(step)
+        y = gather.result()[1:][order.argsort()]
+        if carries_derivative(t):
+            y = moved_outputs(problem, t, y)
+        return problem.unpack(y)
+
+
+class _Counted:
+    """A field that counts its evaluations."""
+
+    def __init__(self, func: Callable):
+        self.func, self.calls = func, 0
+
+    def __call__(self, t: Tensor, y: State) -> State:
+        self.calls += 1
+        return self.func(t, y)
 
 
 def solve(
@@ -145,7 +103,7 @@ def solve(
         t: output times, shape ``(T,)``, strictly monotone.
         rtol: relative tolerance.
         atol: absolute tolerance, in units of the state.
-        method: a key of ``METHODS``.
+        method: a key of ``METHODS``, or a :class:`Tableau`.
         options: as for :func:`odeint`, without ``compile``; ``adjoint_norm`` has no effect.
 
     Returns:
@@ -164,34 +122,26 @@ def solve(
 
     Chapter: def-runge-kutta
     """
-    settings = make_settings(method, rtol, atol, options, "direct")
+    counted = _Counted(func) if callable(func) else func
+    problem, settings = prepare(counted, y0, t, method, rtol, atol, options, "direct")
     if settings.compile:
         raise ValueError("options['compile'] keeps no record of steps; use odeint")
-    nfe = 0
-
-    def counted(t: Tensor, y: State) -> State:
-        nonlocal nfe
-        nfe += 1
-        return func(t, y)
-
-    problem = Problem(counted if callable(func) else func, y0, t, settings.norm.per_sample)
-    settings = problem.control(settings)
-    counts: dict[str, Any] = {}
-    gather, kept = Gather(problem, problem.outputs[1:]), []
-    for step in iterate(problem, settings, counts):
-        gather.add(step)
-        kept.append(step.kept())
-    y = gather.result()
-    accepted, rejected = counts["accepted"], counts["rejected"]
-    if settings.fixed:
-        check_finite(y, problem, settings)
+    if carries_derivative(t):
+        move_start(problem)
+    before = counted.calls
+    y, steps = run(problem, settings, lambda step, wanted: step.copy())
+    nfe = counted.calls - before
+    if carries_derivative(t):
+        y = moved_outputs(problem, problem.t, y)
     if problem.per_sample:
-        times = torch.stack([step.t.flatten() for step in kept])
-        sizes = torch.stack([(step.t1 - step.t).flatten() for step in kept])
+        times = torch.stack([step.t.flatten() for step in steps])
+        sizes = torch.stack([(step.t1 - step.t).flatten() for step in steps])
         accepted = (sizes != 0.0).sum(0)
-        rejected = sum(~step.accept.flatten() for step in kept)
+        rejected = sum(~step.accept.flatten() for step in steps)
     else:
-        times, sizes = torch.tensor([(s.t, s.h) for s in kept], dtype=torch.float64).unbind(-1)
+        times, sizes = torch.tensor([(s.t, s.h) for s in steps], dtype=torch.float64).unbind(-1)
+        accepted = len(steps)
+        rejected = sum(step.rejected for step in steps)
     return Solution(
-        problem.t, problem.unpack(y), nfe, accepted, rejected, times, sizes, problem, kept
+        problem.t, problem.unpack(y), nfe, accepted, rejected, times, sizes, problem, steps
     )

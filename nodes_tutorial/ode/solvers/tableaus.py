@@ -1,77 +1,9 @@
-"""Runge–Kutta methods as data: one Butcher tableau each."""
+"""The Runge–Kutta methods of the package: one Butcher tableau each."""
 
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import replace
 
 from nodes_tutorial.ode.solvers import dop853
-
-Row = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Tableau:
-    r"""An explicit Runge–Kutta method.
-
-    Stage i is :math:`k_i = f(t + c_i h,\; y + h \sum_{j<i} a_{ij} k_j)`, the step
-    :math:`y_1 = y + h \sum_i b_i k_i`, and inside the step
-    :math:`y(t + \theta h) \approx y + h \sum_i b_i(\theta) k_i`.
-
-    Attributes:
-        name: the key in ``METHODS``.
-        order: p, so that the error of one step is of order h^(p+1).
-        a: rows 2, 3, … of the strictly lower triangular matrix; row i holds i - 1 numbers.
-        b: weights of the step.
-        c: nodes, as fractions of the step.
-        b_error: b minus the weights of the embedded formula, or None for a fixed-step method.
-        error_order: q, so that the error estimate is of order h^(q+1).
-        dense: row i holds the coefficients of θ, θ², … in b_i(θ); it has one row for each stage
-            and one for each extra stage.
-        dense_order: the interpolant's error inside one step is of order h^(dense_order + 1).
-        b_error_low: used by ``dopri8`` alone, whose ``b_error`` is of order h^6 and ``b_error_low``
-            of order h^4; :func:`error_ratio` joins them to an estimate of order h^8.
-        extra_a: rows of stages that only the dense output needs.
-        extra_c: their nodes.
-        stages: how many stages a step has, the extra ones left out.
-        dense_matrix: ``dense`` as an array.
-        error_rows: ``b_error`` and ``b_error_low``, as far as the method has them.
-        terms: the nonzero weights of each stage, the step and the extra stages, with places.
-        fsal: whether the last stage is the first of the next step (first same as last).
-
-    Chapter: def-runge-kutta
-    References: Hairer, Nørsett and Wanner (1993), section II.1.
-    """
-
-    name: str
-    order: int
-    a: tuple[Row, ...]
-    b: Row
-    c: Row
-    dense: tuple[Row, ...]
-    dense_order: int
-    b_error: Row | None = None
-    error_order: int = 0
-    b_error_low: Row | None = None
-    extra_a: tuple[Row, ...] = ()
-    extra_c: Row = ()
-
-    stages: int = field(init=False)
-    fsal: bool = field(init=False)
-    dense_matrix: np.ndarray = field(init=False, repr=False, compare=False)
-    error_rows: tuple[Row, ...] = field(init=False, repr=False, compare=False)
-    terms: tuple = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self):
-        fsal = bool(self.a) and self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
-        object.__setattr__(self, "stages", len(self.b))
-        object.__setattr__(self, "fsal", fsal)
-        object.__setattr__(self, "dense_matrix", np.array(self.dense))
-        errors = tuple(filter(None, (self.b_error, self.b_error_low)))
-        object.__setattr__(self, "error_rows", errors)
-        rows = ((), *self.a, self.b, *self.extra_a)
-        terms = tuple(tuple((j, w) for j, w in enumerate(row) if w) for row in rows)
-        object.__setattr__(self, "terms", terms)
-
+from nodes_tutorial.ode.solvers.tableau import Row, Tableau
 
 _EULER = Tableau("euler", 1, (), (1.0,), (0.0,), ((1.0,),), 1)
 
