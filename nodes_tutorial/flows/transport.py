@@ -117,11 +117,12 @@ def straightness(
     check_count("nodes", nodes, least=1)
     check_filled("x0", x0)
     where, weights = np.polynomial.legendre.leggauss(nodes)
-    times = torch.tensor([0.0, *((where + 1) / 2), 1.0], dtype=torch.float64, device=x0.device)
+    # the solver reads its times on the host; the field gets them where the points are
+    times = torch.tensor([0.0, *((where + 1) / 2), 1.0], dtype=torch.float64)
     with torch.no_grad():
         z = odeint(field, x0, times, **solver)
         chord = z[-1] - z[0]
-        speeds = zip(times[1:-1].to(x0.dtype), z[1:-1], strict=True)
+        speeds = zip(times[1:-1].to(x0), z[1:-1], strict=True)
         gaps = torch.stack([(field(t, y) - chord).square().flatten(1).sum(-1) for t, y in speeds])
     return gaps.mean(1) @ torch.as_tensor(weights / 2, dtype=x0.dtype, device=x0.device)
 

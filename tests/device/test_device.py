@@ -1,0 +1,337 @@
+"""Every algorithm on a device that is not the host, without one; and where the host waits for it.
+
+PyTorch's FakeTensorMode carries tensors that say they are on CUDA and hold no numbers. Where a
+tensor of another device comes in, or the host asks for a number, it raises, as a GPU would raise
+or wait. It cannot follow autograd, whose nodes ask for the real device: only forward computations
+without operations of our own are tried. Some operations ask for the device as well, and are done
+here by others that do the same.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nodes_tutorial import linalg
+from nodes_tutorial.data import toy2d
+from nodes_tutorial.flows import (
+    CNF,
+    IAF,
+    MAF,
+    NICE,
+    BoxTarget,
+    Flow,
+    Gaussian,
+    Glow,
+    InvertibleLinear,
+    KernelDensity,
+    Logit,
+    PlanarField,
+    PlanarTransform,
+    PosteriorVelocity,
+    RealNVP,
+    StandardNormal,
+    bits_per_dim,
+    flow_matching_loss,
+    penalized_nll,
+    straightness,
+)
+from nodes_tutorial.nets import MLP, TimeMLP
+from nodes_tutorial.nets.stack import Stack
+from nodes_tutorial.ode import odeint
+from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
+from nodes_tutorial.ode.known_unknowns.goku import GOKUNet
+from nodes_tutorial.ode.known_unknowns.partly_known import grounding_loss
+from nodes_tutorial.ode.known_unknowns.systems import (
+    cardiovascular,
+    cardiovascular_signals,
+    pendulum,
+    render_rod,
+    semi_implicit_pendulum,
+)
+
+pytestmark = [
+    pytest.mark.usefixtures("as_at_the_users"),
+    pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN"),
+]
+
+
+STAND_INS = {
+    Tensor.__iand__: torch.bitwise_and,
+    Tensor.__ior__: torch.bitwise_or,
+    Tensor.__iadd__: torch.add,
+    Tensor.contiguous: torch.clone,
+}
+
+
+class Brackets(TorchFunctionMode):
+    """``x[...]`` of a fake tensor, and the one answer to every yes-or-no question of the host."""
+
+    def __init__(self, answer=None):
+        super().__init__()
+        self.answer = answer
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        there = bool(args) and isinstance(args[0], Tensor) and args[0].device.type == "cuda"
+        if there and function is Tensor.__bool__ and self.answer is not None:
+            return self.answer
+        if there and function is Tensor.__getitem__:
+            return take(*args)
+        if there and function in STAND_INS:
+            return STAND_INS[function](*args)
+        return function(*args, **(kwargs or {}))
+
+
+def take(x, index):
+    index = index if isinstance(index, tuple) else (index,)
+    used = sum(1 for i in index if i is not None and i is not Ellipsis)
+    axis, tensors = 0, {}
+    for i in index:
+        if i is Ellipsis:
+            axis += x.ndim - used + 0 if axis == 0 else x.ndim - axis - (used - axis)
+        elif i is None:
+            x, axis = x.unsqueeze(axis), axis + 1
+        elif isinstance(i, int):
+            x, used = x.select(axis, i), used - 1
+        elif isinstance(i, slice):
+            x = torch.ops.aten.slice(x, axis, i.start, i.stop, i.step or 1)
+            axis += 1
+        else:
+            tensors[axis] = i
+            axis += 1
+    if tensors:
+        x = torch.ops.aten.index(x, [tensors.get(k) for k in range(max(tensors) + 1)])
+    return x
+
+
+@contextmanager
+def device(monkeypatch, answer=None):
+    """Within it all is fake; small tensors on the host, such as times, keep their numbers."""
+    monkeypatch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 64)
+    with fake_tensor.FakeTensorMode() as mode, torch.no_grad(), Brackets(answer):
+        yield mode
+
+
+def like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device="cuda")
+
+
+def moved(module: nn.Module) -> nn.Module:
+    """A module with its weights and buffers on the fake device; built on the host before."""
+    for part in module.modules():
+        for name, value in list(part._parameters.items()):
+            if value is not None:
+                part._parameters[name] = nn.Parameter(like(value), requires_grad=False)
+        for name, value in list(part._buffers.items()):
+            if value is not None:
+                part._buffers[name] = like(value)
+    return module
+
+
+GRID = {"method": "rk4", "options": {"step_size": 0.25}}
+SILU = ([4], "silu")  # other activations have a backward pass of their own, which fakes cannot take
+FILM = torch.zeros(3, 4, 5)
+
+
+def flow(transform):
+    return Flow(StandardNormal(2), [transform])
+
+
+DENSITIES = {
+    "normal": lambda: StandardNormal(2),
+    "gaussian": lambda: Gaussian(torch.zeros(2), torch.eye(2)),
+    "kernel": lambda: KernelDensity(torch.randn(20, 2)),
+    "nice": lambda: NICE(2),
+    "realnvp": lambda: RealNVP(2, actnorm=True),
+    "maf": lambda: MAF(2, actnorm=True),
+    "iaf": lambda: IAF(2),
+    "planar": lambda: flow(PlanarTransform(2)),
+    "linear": lambda: flow(InvertibleLinear(2)),
+    "logit": lambda: flow(Logit(1)),
+    "cnf": lambda: flow(CNF(TimeMLP(2, *SILU), **GRID)),
+    "cnf planar": lambda: flow(CNF(PlanarField(2, 4), **GRID)),
+    "cnf estimated": lambda: flow(CNF(PlanarField(2, 4), "hutchinson", **GRID)),
+    "glow": lambda: Glow((1, 4, 4), 1, 1, 4),
+}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_densities_stay_on_their_device(name, monkeypatch):
+    """A solver asks once whether what it returns is finite; no other density asks anything."""
+    density = DENSITIES[name]()
+    with device(monkeypatch, True if "cnf" in name else None):
+        density = moved(density)
+        x = torch.empty(6, *density.event_shape, device="cuda")
+        drawn, log_prob = density.rsample_and_log_prob(5)
+        found = [density.log_prob(x), density.sample(5), drawn, log_prob]
+        assert {y.device.type for y in found} == {"cuda"}
+
+
+def rows(*shape):
+    return lambda: torch.empty(*shape, device="cuda")
+
+
+# name: a module made on the host, inputs, what is computed, the answer to the host's questions
+COMPUTED = {
+    "matching": (
+        lambda: TimeMLP(2, *SILU), [rows(6, 2)], lambda f, x: flow_matching_loss(f, x), None
+    ),
+    "posterior velocity": (
+        lambda: PosteriorVelocity(torch.randn(5, 2)), [rows(6, 2)],
+        lambda f, x: f(x[:, :1], x), None,
+    ),
+    "straightness": (
+        lambda: TimeMLP(2, *SILU), [rows(6, 2)], lambda f, x: straightness(f, x, **GRID), True
+    ),
+    "penalties": (
+        lambda: flow(CNF(PlanarField(2, 4), regularize=("kinetic", "jacobian"), **GRID)),
+        [rows(6, 2)],
+        lambda f, x: penalized_nll(f, x, {"kinetic": 0.1, "jacobian": 0.1})[0], True,
+    ),
+    "box": (lambda: BoxTarget("U3"), [rows(6, 2)], lambda f, x: f.log_prob(x), None),
+    "box alone": (lambda: BoxTarget("U1", 0.0), [rows(6, 2)], lambda f, x: f.log_prob(x), None),
+    "bits": (lambda: None, [rows(6)], lambda f, x: bits_per_dim(x, 4, 256), None),
+    "probes": (
+        lambda: None, [rows(6, 2)],
+        lambda f, x: linalg.draw_probes(3, x) + linalg.draw_probes(3, x, "gaussian"), None,
+    ),
+    "mlp": (lambda: MLP([2, 4, 3]), [rows(6, 2)], lambda f, x: f(x), None),
+    "tangents": (
+        lambda: TimeMLP(2, *SILU), [rows(6, 2)],
+        lambda f, x: f.value_and_tangents(torch.tensor(0.5), x)[1], None,
+    ),
+    "stack": (lambda: Stack([2, 4, 3], [None] * 3), [rows(3, 6, 2)], lambda f, x: f(x), None),
+    "fixed steps": (
+        lambda: TimeMLP(2, *SILU), [rows(6, 2)],
+        lambda f, x: odeint(f, x, torch.tensor([0.0, 0.5, 1.0]), **GRID), True,
+    ),
+    "pendulum": (
+        lambda: None, [rows(6, 2), rows(6, 1)], lambda f, z, p: pendulum(torch.tensor(0.0), z, p),
+        None,
+    ),
+    "pendulum of games": (
+        lambda: None, [rows(6, 2), rows(6)],
+        lambda f, z, p: semi_implicit_pendulum(z, p, 4, 0.1), None,
+    ),
+    "rod": (lambda: None, [rows(6)], lambda f, x: render_rod(x), None),
+    "circulation": (
+        lambda: None, [rows(6, 4), rows(6, 2)],
+        lambda f, z, p: cardiovascular_signals(cardiovascular(torch.tensor(0.0), z, p)), None,
+    ),
+    "goku": (
+        lambda: GOKUNet(pendulum, 2, 1, 5, method="rk4"), [rows(3, 4, 5)],
+        lambda f, x: f.loss(x, torch.tensor([0.0, 0.1, 0.2, 0.3])).loss, True,
+    ),
+    "forecast": (
+        lambda: LSTMForecast(5, 8), [rows(3, 4, 5)], lambda f, x: f.extend(x, 3), None
+    ),
+    "grounding": (
+        lambda: None, [rows(3, 4, 2)],
+        lambda f, z: grounding_loss(z, z, torch.ones(3, 4, dtype=torch.bool, device="cuda")), None,
+    ),
+    "moons": (lambda: None, [rows(6, 2)], lambda f, x: toy2d.log_prob("moons", x), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_algorithms_stay_on_their_device(name, monkeypatch):
+    make, inputs, compute, answer = COMPUTED[name]
+    module = make()
+    with device(monkeypatch, answer):
+        module = module if module is None else moved(module)
+        assert compute(module, *(x() for x in inputs)).device.type == "cuda"
+
+
+def test_the_fake_device_finds_what_it_should(monkeypatch):
+    """The wrong variants: a tensor made on the host, and a question asked by the host."""
+    with device(monkeypatch):
+        x = torch.empty(3, 2, device="cuda")
+        with pytest.raises(RuntimeError, match=r"(?s)device"):
+            x + torch.ones(3, 2)
+        with pytest.raises(fake_tensor.DataDependentOutputException):
+            bool(x.isfinite().all())
+        assert take(x, (slice(None), None, 0)).shape == (3, 1)
+        assert take(x, (..., 0)).shape == (3,) and take(x, (..., None)).shape == (3, 2, 1)
+        assert take(x, 1).shape == (2,) and take(x, slice(1, None)).shape == (2, 2)
+
+
+class Waits(TorchDispatchMode):
+    """Counts where the host would wait for a number or for a size that hangs on numbers."""
+
+    KINDS = ("aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += str(function).rpartition(".")[0] in self.KINDS
+        return function(*args, **(kwargs or {}))
+
+
+def g():
+    return torch.Generator().manual_seed(0)
+
+
+def points():
+    return torch.randn(8, 2, generator=g())
+
+
+X = points()
+F = TimeMLP(2, [4], generator=g())
+TIMES = torch.tensor([0.0, 0.5, 1.0])
+REALNVP = RealNVP(2, 2, [4], generator=g(), actnorm=True)
+SMOOTH = flow(CNF(F, regularize=("kinetic",), **GRID))
+NATURAL = NaturalGradient(RealNVP(2, 2, [4], generator=g()))
+BOX = BoxTarget("U1")
+A, B = torch.eye(8) + torch.ones(8, 8), torch.randn(4, 8, generator=g())
+
+# name: the call, how often the host waits, and why it must
+WAITS = {
+    "density": (lambda: REALNVP.log_prob(X), 0, ""),
+    "gradient": (lambda: REALNVP.log_prob(X).sum().backward(), 0, ""),
+    "sample": (lambda: REALNVP.sample(5, g()), 0, ""),
+    "reverse_kl": (lambda: reverse_kl(REALNVP, BOX, 5, g()), 0, ""),
+    "natural step": (lambda: NATURAL.step(X, 0.1), 0, ""),
+    "matching": (lambda: flow_matching_loss(F, X, generator=g()), 0, ""),
+    "probes": (lambda: linalg.draw_probes(2, X, generator=g()), 0, ""),
+    "exact trace": (lambda: linalg.exact_trace(torch.sin, X), 0, ""),
+    "bits": (lambda: bits_per_dim(X[:, 0], 4, 256), 0, ""),
+    "toy": (lambda: toy2d.sample("moons", 8, g()), 0, ""),
+    "forecast": (lambda: LSTMForecast(5, 8, generator=g()).extend(FILM, 3), 0, ""),
+    "fixed steps": (lambda: odeint(F, X, TIMES, **GRID), 1, "the outputs are finite"),
+    "flow by fixed steps": (lambda: SMOOTH.log_prob(X), 1, "as the solver"),
+    "penalties": (lambda: penalized_nll(SMOOTH, X, {"kinetic": 0.1}), 1, "as the solver"),
+    "straightness": (lambda: straightness(F, X, **GRID), 1, "as the solver"),
+    "data_init": (lambda: data_init(REALNVP, X), 1, "the data are finite"),
+    "quantize": (lambda: quantize(X, 4), 1, "no NaN"),
+    "dequantize": (lambda: dequantize(X.long().abs(), 9, g()), 2, "least and largest pixel"),
+    "fit": (lambda: fit_gaussian(X), 5, "span: factor and pivots; mean, factor, its numbers"),
+    "leave one out": (lambda: loo_log_likelihood(X, torch.ones(3)), 1, "bandwidths positive"),
+    "cg": (
+        lambda: linalg.cg(lambda v: v @ A, B, max_iterations=2, rtol=0.0), 3,
+        "is one active, before each step; all finite, once",
+    ),
+    "cg, seldom asked": (
+        lambda: linalg.cg(lambda v: v @ A, B, max_iterations=2, rtol=0.0, check_every=2), 2,
+        "one look for both steps; all finite, once",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_the_host_waits_only_where_it_must(name):
+    call, count, reason = WAITS[name]
+    with Waits() as waits:
+        call()
+    assert waits.count == count, reason
+
+
+def test_optimal_pairs_are_made_on_the_host():
+    """Their cost matrix is copied once, which is no question but waits all the same."""
+    pairs = flow_matching_loss(F, X, coupling="ot", generator=g())
+    assert pairs.isfinite() and wasserstein2(X, X[optimal_pairs(X, X)]) == 0
