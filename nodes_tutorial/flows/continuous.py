@@ -15,7 +15,7 @@ from nodes_tutorial.flows.regularize import PENALTIES
 from nodes_tutorial.flows.trace import contract
 from nodes_tutorial.linalg import draw_probes
 from nodes_tutorial.ode import odeint
-from nodes_tutorial.ode.solvers.problem import make_settings
+from nodes_tutorial.ode.solvers.options import prepare
 
 TRACES, NOISES = ("exact", "hutchinson"), ("rademacher", "gaussian")
 
@@ -132,7 +132,8 @@ class CNF(Transform):
         check_count("probes", probes, least=1)
         check_generator(generator)
         self.t1 = check_number("t1", t1, "a positive number", lambda t: 0 < t < math.inf)
-        make_settings(method, rtol, atol, options, gradient)
+        start, span = torch.zeros(1, 1), torch.tensor([0.0, 1.0])  # any: the settings are looked at
+        prepare(field, start, span, method, rtol, atol, options, gradient)
         unknown = [name for name in regularize if name not in PENALTIES]
         if isinstance(regularize, str) or unknown:
             raise ValueError(f"regularize must list some of {list(PENALTIES)}, got {regularize!r}")
