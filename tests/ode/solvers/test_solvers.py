@@ -14,7 +14,7 @@ from nodes_tutorial.ode import METHODS, SolverError, odeint, solve
 from nodes_tutorial.ode.solvers.control import step_factor
 from nodes_tutorial.ode.solvers.order import elementary_weight
 from nodes_tutorial.ode.solvers.stages import StageList
-from nodes_tutorial.ode.solvers.step import rk_step, stage_times
+from nodes_tutorial.ode.solvers.step import explicit_step, rk_step, stage_times
 from nodes_tutorial.ode.solvers.tableaus import Tableau
 
 F64 = torch.float64
@@ -694,3 +694,23 @@ def test_a_tableau_of_ones_own():
     c = tuple(float(sum(row)) for row in combined)
     method = Tableau("richardson", 5, tuple(combined[1:]), b, c, (), 0)
     assert order_of(method) == 5
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_step_of_the_solver_is_the_literal_one(name):
+    """Both stores of slopes give the state of the definition, to rounding."""
+    from nodes_tutorial.ode.solvers.stages import StageBuffer
+
+    def func(t, y):
+        return torch.cos(3 * t) * y.flip(-1) - y**2
+
+    method, y, h = METHODS[name], torch.tensor([[1.0, -0.5], [0.3, 0.8]], dtype=F64), 0.17
+    t = torch.tensor(0.4, dtype=F64)
+    literal = explicit_step(method, func, t, y, h)
+    wrong = explicit_step(method, func, t + 0.1, y, h)
+    stores = [StageList] if name == "euler" else [StageList, StageBuffer]
+    for store in stores:
+        stages = store(method, func(t, y))
+        found = rk_step(func, stage_times(0.4, h, method.c, y), y, h, stages)
+        torch.testing.assert_close(found, literal, rtol=0, atol=1e-14)
+        assert (found - wrong).abs().max() > 1e-3
