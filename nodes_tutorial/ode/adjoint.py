@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from nodes_tutorial.ode.recall import Recall, relative_change
 from nodes_tutorial.ode.solvers.control import ErrorNorm
 from nodes_tutorial.ode.solvers.gather import Wanted
 from nodes_tutorial.ode.solvers.problem import Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.recall import Recall, relative_change
 from nodes_tutorial.ode.solvers.run import integrate, run
 from nodes_tutorial.ode.solvers.stages import StageList
 from nodes_tutorial.ode.solvers.step import Step, rk_step, stage_times
