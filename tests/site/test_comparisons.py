@@ -21,7 +21,6 @@ CHAPTERS = chapters()
 ALLOWED = yaml.safe_load(Path(__file__).with_name("comparisons.yml").read_text(encoding="utf-8"))
 # chapters without a finding, and chapters with such sentences: both shrink to nothing
 WITHOUT_A_BOX: set[str] = {
-    "ode/stability",
     "ode/odenet",
     "ode/latent",
     "ode/known_unknowns",
@@ -30,7 +29,6 @@ WITHOUT_A_BOX: set[str] = {
     "flows/matching",
 }
 TO_BE_READ: set[str] = {
-    "ode/stability",
     "ode/odenet",
     "ode/latent",
     "ode/known_unknowns",

@@ -1,6 +1,8 @@
 """Claims on the training of stable networks, and the modules behind it."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from nodes_tutorial.ode.stability.newton import (
 from nodes_tutorial.ode.stability.objective import Objective
 
 f64 = torch.float64
+RECORD = Path(__file__).parents[3] / "results" / "stability.json"
 
 
 def gen(seed=0):
@@ -115,6 +118,19 @@ def test_block_descent_never_goes_up_and_stops_at_its_goal(kind):
     goal = level.history[3]
     short = train_blocks(again, Objective(x, label), max_iter=12, goal=goal)
     assert short.history[-1] <= goal and short.iterations <= 3
+
+
+@pytest.mark.claim("obs-stability-levels")
+def test_recorded_levels_have_less_and_less_to_do():
+    rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"]
+    taken = {
+        (row["seed"], row["layers"]): row["iterations"]
+        for row in rows
+        if (row["dataset"], row["model"]) == ("ellipses", "verlet")
+    }
+    saved = [taken[seed, 32] - taken[seed, 256] for seed in range(10)]
+    assert np.mean(saved) > 11, "null: 0"
+    assert np.mean(saved) - 3 * np.std(saved, ddof=1) / len(saved) ** 0.5 > 11
 
 
 def test_warm_start_begins_where_the_coarse_level_ended():

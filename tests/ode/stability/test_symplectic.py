@@ -76,6 +76,18 @@ def test_leapfrog_is_reversible_and_verlet_undone_by_its_inverse(measured):
     back = leapfrog(there[0], -there[1], pendulums, 0.2, 40)
     error = max((back[0] - q).abs().max(), (back[1] + p).abs().max())
     assert measured(error, "there and back") < 1e-10
+    # a kinetic energy that is not even: the same flip does not lead back
+    lopsided = {"grad_kinetic": lambda p: p + 0.5}
+    there = leapfrog(q, p, pendulums, 0.2, 40, **lopsided)
+    back = leapfrog(there[0], -there[1], pendulums, 0.2, 40, **lopsided)
+    assert (back[0] - q).abs().max() > 0.1
+    # Verlet has an inverse, drift and kick backwards, but is not undone by the flip
+    moved_q, moved_p = verlet_step(q, p, pendulums, lambda p: p, 0.2)
+    before_q = moved_q - 0.2 * moved_p
+    assert (before_q - q).abs().max() < 1e-13
+    assert (moved_p + 0.2 * pendulums(before_q) - p).abs().max() < 1e-13
+    flipped, _ = verlet_step(moved_q, -moved_p, pendulums, lambda p: p, 0.2)
+    assert (flipped - q).abs().max() > 1e-2
 
 
 @pytest.mark.claim("prop-stability-energy")
