@@ -36,10 +36,19 @@ from nodes_tutorial.flows import (
     RealNVP,
     StandardNormal,
     bits_per_dim,
+    data_init,
+    dequantize,
+    fit_gaussian,
     flow_matching_loss,
+    loo_log_likelihood,
+    optimal_pairs,
     penalized_nll,
+    quantize,
+    reverse_kl,
     straightness,
+    wasserstein2,
 )
+from nodes_tutorial.flows.natural import NaturalGradient
 from nodes_tutorial.nets import MLP, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -57,6 +66,7 @@ from nodes_tutorial.ode.known_unknowns.systems import (
 pytestmark = [
     pytest.mark.usefixtures("as_at_the_users"),
     pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN"),
+    pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor"),
 ]
 
 
