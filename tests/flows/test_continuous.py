@@ -104,6 +104,24 @@ def test_flow_map_is_a_diffeomorphism(measured):
 
 
 @pytest.mark.claim("prop-continuous-diffeomorphism")
+@pytest.mark.parametrize("t1", [0.5, 1.0])
+def test_bounds_are_attained_by_a_saddle(t1, measured):
+    K, z = 1.3, points(40, 2)
+    field = torch.tensor([K, -K], dtype=F64)
+    ends = torch.cat([z, z + torch.tensor([1.0, 0.0]), z + torch.tensor([0.0, 1.0])])
+    x = CNF(lambda t, y: field * y, t1=t1, **TIGHT).push(ends)
+    start, along, across = x.split(40)
+    stretch = (along - start).norm(dim=-1)
+    assert measured(gap(stretch, torch.full((40,), math.exp(K * t1), dtype=F64)), "upper") < 1e-9
+    shrink = (across - start).norm(dim=-1)
+    assert measured(gap(shrink, torch.full((40,), math.exp(-K * t1), dtype=F64)), "lower") < 1e-9
+    ratios = torch.pdist(x) / torch.pdist(ends)
+    assert ratios.max() < math.exp(K * t1) + 1e-9
+    assert ratios.min() > math.exp(-K * t1) - 1e-9
+    assert stretch.max() > math.exp(K * t1 / 2)  # half the constant is no bound
+
+
+@pytest.mark.claim("prop-continuous-diffeomorphism")
 def test_field_need_not_be_injective_but_lipschitz(measured):
     """The field 0 gives the identity; -2 sqrt|z| sign z, not Lipschitz, merges paths."""
     z = points(5)
@@ -326,12 +344,24 @@ def test_products_for_one_evaluation(dim, hidden):
             call(t, x)
         assert flops.get_total_flops() == n * formula
         assert flops.get_total_flops() != n * (1 + dim) * value
-    # elimination: for each pivot with k rows below, k quotients and k^2 multiplications and
-    # subtractions
-    count = 0
-    for k in range(dim):
-        count += k + 2 * k * k
+    dense = torch.func.jacrev(lambda y: field(t, y))(x[0]).double().detach() + torch.eye(dim)
+    value, count = eliminated(dense.tolist())
+    assert abs(value - torch.linalg.det(dense)) < 1e-6
     assert abs(count - 2 * dim**3 / 3) <= dim**2
+
+
+def eliminated(rows):
+    """Determinant by elimination without pivots, and the operations that clear the columns."""
+    dim, count, value = len(rows), 0, 1.0
+    for k in range(dim):
+        value *= rows[k][k]
+        for below in rows[k + 1 :]:
+            factor = below[k] / rows[k][k]
+            count += 1
+            for j in range(k + 1, dim):
+                below[j] -= factor * rows[k][j]
+                count += 2
+    return value, count
 
 
 # -- the transform --------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ WITHOUT_A_BOX: set[str] = {
     "ode/latent",
     "ode/known_unknowns",
     "flows/normalizing",
-    "flows/continuous",
     "flows/matching",
 }
 TO_BE_READ: set[str] = {
@@ -33,7 +32,6 @@ TO_BE_READ: set[str] = {
     "ode/latent",
     "ode/known_unknowns",
     "flows/normalizing",
-    "flows/continuous",
     "flows/matching",
 }
 
