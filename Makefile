@@ -14,18 +14,28 @@ SOURCES := $(shell find book nodes_tutorial tests tools notebooks results -type 
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test serve bench robust unit lint notebooks notebooks-here address clean
+.PHONY: book test serve chapter bench robust unit lint notebooks notebooks-here address clean
 .DELETE_ON_ERROR:
 
 book: $(HTML)/.stamp
 	@echo "The book: $(CURDIR)/$(HTML)/index.html (or: make serve)"
 
-test: $(HTML)/.stamp lint
-	$(BIN)/python -m pytest -n logical --dist worksteal --doctest-modules --nbmake \
-		--nbmake-timeout=$(if $(CI),120,1200) nodes_tutorial tests notebooks
+test: lint $(HTML)/.stamp
+	$(BIN)/python -m pytest -n logical --dist worksteal --nbmake \
+		--nbmake-timeout=$(if $(CI),120,1200) tests notebooks
 
 serve:
 	@$(MAKE) --no-print-directory book || test -f $(HTML)/index.html
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
+
+# one page for its author, C=ode/stability: executes it, builds without the outputs of the others
+chapter: .venv/.stamp
+	@test -n "$(C)" || { echo "Name a chapter: make chapter C=ode/stability"; exit 1; }
+	$(BIN)/python -m tools.notebooks
+	$(BIN)/python -m tools.prepare $(C)
+	rm -f $(HTML)/.stamp
+	$(BIN)/jupyter-book build -q . || true
+	@echo "http://127.0.0.1:$(PORT)/book/$(C).html"
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
 
 bench: .venv/.bench
@@ -40,7 +50,7 @@ robust: .venv/.stamp
 
 # quick checks for an author: no site, no notebooks
 unit: .venv/.stamp lint
-	$(BIN)/python -m pytest -n logical --doctest-modules nodes_tutorial tests \
+	$(BIN)/python -m pytest -n logical tests \
 		--ignore=tests/site --ignore=tests/browser
 
 lint: .venv/.stamp

@@ -1,8 +1,9 @@
-"""What the site needs before Sphinx starts: `python -m tools.prepare`.
+"""What the site needs before Sphinx starts: `python -m tools.prepare [CHAPTER ...]`.
 
 Executes the notebooks that are stale, on all cores; measures the claim tests when they or the
 package changed; and puts the results where Sphinx reads them. A check that fails stops nothing
-here: the page shows it, and `python -m tools.failures` lists it at the end.
+here: the page shows it, and `python -m tools.failures` lists it at the end. With names of chapters,
+such as `ode/stability`, those alone are executed, and no claim test is run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import nbformat
 from jupyter_cache import get_cache
@@ -25,10 +27,10 @@ PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "logic
 PYTEST += ["--dist", "worksteal"]
 
 
-def execute() -> None:
+def execute(wanted: Sequence[Chapter]) -> None:
     """Run nbmake over the notebooks that have no valid result."""
-    stale = [str(chapter.notebook) for chapter in chapters() if not store.fresh(chapter)]
-    print(f"notebooks: {len(stale)} of {len(chapters())} to execute", flush=True)
+    stale = [str(chapter.notebook) for chapter in wanted if not store.fresh(chapter)]
+    print(f"notebooks: {len(stale)} of {len(wanted)} to execute", flush=True)
     if not stale:
         return
     timeout = f"--nbmake-timeout={execution.cell_timeout()}"
@@ -99,12 +101,16 @@ def publish() -> None:
         cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 
 
-def main() -> None:
-    execute()
-    measure()
+def main(names: Sequence[str]) -> None:
+    wanted = [chapter for chapter in chapters() if not names or chapter.slug in names]
+    if unknown := set(names) - {chapter.slug for chapter in wanted}:
+        sys.exit(f"no chapter {', '.join(sorted(unknown))}; _toc.yml has the names")
+    execute(wanted)
+    if not names:
+        measure()
     publish()
     failures.collect()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

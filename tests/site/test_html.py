@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from html import unescape
+from inspect import ismodule
 from pathlib import Path
 
 import pytest
@@ -140,5 +141,6 @@ def test_index_leads_to_the_front_page(pages):
 def test_every_public_name_is_in_the_reference(pages):
     import nodes_tutorial.ode
 
-    for name in nodes_tutorial.ode.__all__:
+    public = nodes_tutorial.ode.__all__
+    for name in (n for n in public if not ismodule(getattr(nodes_tutorial.ode, n))):
         assert f'id="nodes_tutorial.ode.{name}"' in pages["book/api/ode.html"], name
