@@ -19,6 +19,7 @@ def check_count(name: str, value: int, least: int = 0) -> int:
         TypeError: no integer.
         ValueError: below ``least``.
 
+    >>> from nodes_tutorial.checks import check_count
     >>> check_count("layers", 3, least=1)
     3
     """
@@ -45,6 +46,7 @@ def check_number(
         TypeError: no real number.
         ValueError: outside the range.
 
+    >>> from nodes_tutorial.checks import check_number
     >>> check_number("bound", 2, "a positive number", lambda c: c > 0)
     2.0
     """
@@ -73,6 +75,8 @@ def check_points(
         TypeError: no tensor, one of integers, or another dtype or device than ``like``.
         ValueError: other axes.
 
+    >>> import torch
+    >>> from nodes_tutorial.checks import check_points
     >>> check_points("x", torch.zeros(5, 2), (2,))
     """
     if not isinstance(x, Tensor):
@@ -93,6 +97,8 @@ def check_points(
 def check_filled(name: str, x: Tensor) -> None:
     """At least one row, since a mean of none is NaN.
 
+    >>> import torch
+    >>> from nodes_tutorial.checks import check_filled
     >>> check_filled("x", torch.zeros(1, 2))
     """
     if x.ndim == 0 or len(x) == 0:
@@ -119,6 +125,8 @@ def draw(
     Raises:
         TypeError: ``generator`` is none.
 
+    >>> import torch
+    >>> from nodes_tutorial.checks import draw
     >>> draw(torch.rand, (2, 3), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3])
     """
@@ -132,6 +140,8 @@ def draw(
 def check_generator(generator: torch.Generator | None) -> None:
     """A source of random numbers, or None.
 
+    >>> import torch
+    >>> from nodes_tutorial.checks import check_generator
     >>> check_generator(torch.Generator())
     """
     if generator is not None and not isinstance(generator, torch.Generator):

@@ -58,6 +58,8 @@ def fit(
             another run or version; a step that reports other metrics than the steps before it.
         FloatingPointError: a metric is NaN or infinite; what was last written stays.
 
+    >>> import torch
+    >>> from nodes_tutorial.training import fit
     >>> weight = torch.nn.Parameter(torch.tensor(1.0))
     >>> sgd = torch.optim.SGD([weight], lr=0.25)
     >>> def step(i):

@@ -48,6 +48,7 @@ def digits(
 
     References: Alpaydin and Kaynak (1998), UCI optical recognition of handwritten digits.
 
+    >>> from nodes_tutorial.data import digits
     >>> images, labels = digits()
     >>> images.shape, int(labels[0])
     (torch.Size([1797, 1, 8, 8]), 0)

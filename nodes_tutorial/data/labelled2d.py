@@ -36,6 +36,8 @@ def ellipses(
 
     References: Haber and Ruthotto (2018), section 6.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.labelled2d import ellipses
     >>> x, label = ellipses(6, torch.Generator().manual_seed(0))
     >>> label.tolist(), bool(((x / torch.tensor([1.0, 0.4])).norm(dim=1) >= 1).eq(label == 1).all())
     ([0, 1, 0, 1, 0, 1], True)
@@ -67,6 +69,7 @@ def swissroll(
 
     References: Haber and Ruthotto (2018), section 6.2.
 
+    >>> from nodes_tutorial.data.labelled2d import swissroll
     >>> x, label = swissroll()
     >>> x.shape, round(x[1].norm().item(), 4)
     (torch.Size([1026, 2]), 0.2)
@@ -88,6 +91,8 @@ def peaks_surface(x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     Args:
         x: points (u, v).
 
+    >>> import torch
+    >>> from nodes_tutorial.data.labelled2d import peaks_surface
     >>> peaks_surface(torch.zeros(2)).round(decimals=4)
     tensor(0.9810)
     """
@@ -121,6 +126,8 @@ def peaks(
 
     References: Haber and Ruthotto (2018), section 6.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.labelled2d import peaks
     >>> x, label = peaks(10, torch.Generator().manual_seed(0))
     >>> x.shape, label.bincount().tolist()
     (torch.Size([50, 2]), [10, 10, 10, 10, 10])
@@ -151,6 +158,8 @@ def pad(x: Float[Tensor, "points n"], dim: int) -> Float[Tensor, "points {dim}"]
     Raises:
         ValueError: ``x`` has more features than ``dim``.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.labelled2d import pad
     >>> pad(torch.ones(1, 2), 4)
     tensor([[1., 1., 0., 0.]])
     """

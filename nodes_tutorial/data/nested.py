@@ -30,6 +30,7 @@ def flip(
 
     References: Dupont, Doucet and Teh (2019), section 4.1.
 
+    >>> from nodes_tutorial.data.nested import flip
     >>> flip(3)[1].flatten()
     tensor([ 1., -1.,  1.])
     """
@@ -80,6 +81,8 @@ def nested_spheres(
     Chapter: thm-augmented-spheres
     References: Dupont, Doucet and Teh (2019), section 4.2 and its released code.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.nested import nested_spheres
     >>> x, y = nested_spheres(2, 3, generator=torch.Generator().manual_seed(0))
     >>> x.shape, y.flatten()
     (torch.Size([5, 2]), tensor([-1., -1.,  1.,  1.,  1.]))

@@ -69,6 +69,8 @@ def collate(
 
     Chapter: prop-latent-padding
 
+    >>> import torch
+    >>> from nodes_tutorial.data.series import collate
     >>> a, b = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.4, 2.0])
     >>> batch = collate([a, b], [torch.ones(2, 1), torch.ones(3, 1)])
     >>> batch.times, batch.mask[..., 0].int()
@@ -110,6 +112,8 @@ def observe(series: Series, fraction: float, generator: torch.Generator | None =
 
     References: Rubanova, Chen and Duvenaud (2019), section 4.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.series import observe
     >>> from nodes_tutorial.data.timeseries import periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0))
     >>> observe(whole, 0.1, torch.Generator().manual_seed(1)).mask.sum((1, 2))
@@ -139,6 +143,8 @@ def compact(series: Series, *, backwards: bool = False) -> tuple[Tensor, Tensor,
 
     Chapter: prop-latent-padding
 
+    >>> import torch
+    >>> from nodes_tutorial.data.series import collate, compact
     >>> batch = collate([torch.tensor([0.0, 3.0]), torch.tensor([1.0])], [torch.ones(2, 1)] * 1
     ...                 + [torch.ones(1, 1)])
     >>> compact(batch)[0]

@@ -32,6 +32,8 @@ def cubic_field(
 
     References: torchdiffeq, ``examples/ode_demo.py``.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.spirals import cubic_field
     >>> cubic_field(torch.tensor(0.0), torch.tensor([2.0, 0.0]))
     tensor([-0.8000, 16.0000])
     """
@@ -71,6 +73,8 @@ def archimedean(
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 5.1; torchdiffeq,
         ``examples/latent_ode.py``.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.spirals import archimedean
     >>> seen, whole, times = archimedean(4, torch.Generator().manual_seed(0))
     >>> seen.shape, whole.shape, times.shape
     (torch.Size([4, 100, 2]), torch.Size([4, 500, 2]), torch.Size([100]))

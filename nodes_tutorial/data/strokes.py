@@ -158,6 +158,8 @@ def synthetic(
         generator: source of the numbers; None means PyTorch's global one.
         dtype: dtype of places and times.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.strokes import synthetic
     >>> drawings = synthetic(2, torch.Generator().manual_seed(0))
     >>> [d.character for d in drawings][::2]
     ['arc', 'wave', 'corner', 'loop']
@@ -202,6 +204,8 @@ def to_series(drawings: Sequence[Drawing], resolution: float = 0.01) -> Series:
     Raises:
         ValueError: a drawing of no duration, or as for ``collate``.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.strokes import synthetic, to_series
     >>> to_series(synthetic(5, torch.Generator().manual_seed(0)), 0.02).values.shape
     torch.Size([20, 51, 2])
     """

@@ -64,6 +64,8 @@ def periodic(
     References: Rubanova, Chen and Duvenaud (2019), section 4.1 and supplement; their program
         ``generate_timeseries.py``.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.timeseries import periodic
     >>> series, clean = periodic(3, torch.Generator().manual_seed(0))
     >>> series.times.shape, bool((series.values >= clean).all())
     (torch.Size([100]), True)
@@ -126,6 +128,8 @@ def spirals(
 
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 5.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.timeseries import spirals
     >>> series, clean = spirals(4, torch.Generator().manual_seed(0))
     >>> series.values.shape, clean.shape
     (torch.Size([4, 200, 2]), torch.Size([4, 200, 2]))

@@ -50,6 +50,8 @@ def sample(
 
     References: Grathwohl et al. (2019), section 4.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.toy2d import sample
     >>> sample("moons", 5, torch.Generator().manual_seed(0)).shape
     torch.Size([5, 2])
     """
@@ -80,6 +82,8 @@ def log_prob(name: str, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]
     Raises:
         ValueError: no density is known for ``name``.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.toy2d import log_prob
     >>> log_prob("checkerboard", torch.tensor([[0.5, 0.5], [0.5, 2.5]])).exp()
     tensor([0.0312, 0.0000])
     """

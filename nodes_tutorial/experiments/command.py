@@ -41,6 +41,7 @@ def running(threads: int) -> Iterator[None]:
 def numbers(text: str, name: str) -> list[int]:
     """The integers in an option such as ``"0,1,2"``.
 
+    >>> from nodes_tutorial.experiments.command import numbers
     >>> numbers("0,1,2", "seeds")
     [0, 1, 2]
     """
@@ -53,6 +54,8 @@ def numbers(text: str, name: str) -> list[int]:
 def checkpoint_of(checkpoint: Path | None, *parts: object) -> str | None:
     """The file of one run among those that a command makes.
 
+    >>> from pathlib import Path
+    >>> from nodes_tutorial.experiments.command import checkpoint_of
     >>> checkpoint_of(Path("run.pt"), "goku", 0)
     'run.goku.0.pt'
     """

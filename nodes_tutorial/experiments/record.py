@@ -39,6 +39,7 @@ def check(run: object, known: dict[str, Collection[str]], positive: Sequence[str
 class Clock:
     """CPU and wall seconds of a run over all its interruptions; an entry of ``fit``'s state.
 
+    >>> from nodes_tutorial.experiments.record import Clock
     >>> Clock().state_dict().keys()
     dict_keys(['cpu', 'wall'])
     """

@@ -29,6 +29,8 @@ class ActNorm(Transform):
 
     References: Kingma and Dhariwal (2018), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import ActNorm
     >>> ActNorm(3)(torch.zeros(5, 3))[1].shape
     torch.Size([5])
     """
@@ -96,6 +98,8 @@ def data_init(flow: Flow, x: Float[Tensor, "n ..."]) -> None:
 
     References: Kingma and Dhariwal (2018), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import ActNorm, Flow, data_init
     >>> from nodes_tutorial.flows import StandardNormal
     >>> flow = Flow(StandardNormal(2), [ActNorm(2)])
     >>> data_init(flow, torch.tensor([[0.0, 1.0], [4.0, 1.5]]))

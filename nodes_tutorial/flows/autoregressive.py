@@ -40,6 +40,8 @@ class AutoregressiveAffine(Transform):
 
     References: Papamakarios, Pavlakou and Murray (2017).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import AutoregressiveAffine
     >>> layer = AutoregressiveAffine(3)
     >>> z, ladj = layer.inverse(torch.ones(5, 3))
     >>> torch.allclose(layer(z)[0], torch.ones(5, 3), atol=1e-5)
@@ -107,6 +109,8 @@ class MAF(Flow):
 
     References: Papamakarios, Pavlakou and Murray (2017).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import MAF
     >>> MAF(2).log_prob(torch.zeros(5, 2)).shape
     torch.Size([5])
     """
@@ -148,6 +152,7 @@ class IAF(Flow):
 
     References: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016).
 
+    >>> from nodes_tutorial.flows import IAF
     >>> IAF(2).sample(5).shape
     torch.Size([5, 2])
     """

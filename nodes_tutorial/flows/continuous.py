@@ -101,6 +101,8 @@ class CNF(Transform):
 
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 4; Grathwohl et al. (2019).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import CNF
     >>> cnf = CNF(lambda t, x: 0.5 * x)  # x(1) = exp(0.5) z
     >>> x, ladj = cnf(torch.tensor([[1.0, -2.0]]))
     >>> print(f"{x[0, 0]:.4f} {ladj[0]:.4f}")

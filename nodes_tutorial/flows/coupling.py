@@ -44,6 +44,9 @@ class AffineCoupling(Transform):
     References: Dinh, Krueger and Bengio (2015), section 3; Dinh, Sohl-Dickstein and Bengio
         (2017), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import AffineCoupling, half_mask
+    >>> from nodes_tutorial.nets import MLP
     >>> layer = AffineCoupling(half_mask(2), MLP([1, 8, 2]))
     >>> x, ladj = layer(torch.tensor([[1.0, 2.0]]))
     >>> x[0, 0].item(), ladj.shape
@@ -150,6 +153,8 @@ class NICE(Flow):
 
     References: Dinh, Krueger and Bengio (2015), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import NICE
     >>> NICE(3).log_prob(torch.zeros(5, 3)).shape
     torch.Size([5])
     """
@@ -196,6 +201,8 @@ class RealNVP(Flow):
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), sections 3.2 to 3.5.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import RealNVP
     >>> flow = RealNVP(2, layers=4)
     >>> flow.sample(5).shape, flow.log_prob(torch.zeros(2)).shape
     (torch.Size([5, 2]), torch.Size([]))

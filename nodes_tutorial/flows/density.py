@@ -54,6 +54,8 @@ class StandardNormal(nn.Module):
 
     References: Bishop (2006), section 2.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import StandardNormal
     >>> StandardNormal(2).log_prob(torch.zeros(3, 2))
     tensor([-1.8379, -1.8379, -1.8379])
     """
@@ -116,6 +118,8 @@ class Gaussian(nn.Module):
 
     References: Bishop (2006), section 2.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import Gaussian
     >>> normal = Gaussian(torch.zeros(2), torch.eye(2))
     >>> normal.log_prob(torch.zeros(2)), normal.entropy()
     (tensor(-1.8379), tensor(2.8379))
@@ -201,6 +205,8 @@ def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
 
     References: Bishop (2006), section 2.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import fit_gaussian
     >>> fit_gaussian(torch.tensor([[0.0], [2.0]])).covariance
     tensor([[1.]])
     """

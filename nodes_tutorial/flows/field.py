@@ -58,6 +58,8 @@ def value_and_products(
 
     References: Griewank and Walther (2008), sections 3.1 and 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.field import value_and_products
     >>> value, rows = value_and_products(lambda t, x: t * x, torch.tensor(3.0), torch.ones(2))
     >>> rows
     tensor([[3., 0.],
@@ -93,6 +95,8 @@ class PlanarField(nn.Module):
 
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import PlanarField
     >>> field = PlanarField(2, 8, generator=torch.Generator().manual_seed(0))
     >>> field(torch.tensor(0.5), torch.zeros(5, 2)).shape
     torch.Size([5, 2])

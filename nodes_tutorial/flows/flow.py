@@ -109,6 +109,8 @@ class Flow(nn.Module):
 
     References: Rezende and Mohamed (2015); Papamakarios et al. (2021), section 2.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import Flow
     >>> from nodes_tutorial.flows import StandardNormal
     >>> Flow(StandardNormal(2), []).log_prob(torch.zeros(2))
     tensor(-1.8379)

@@ -32,6 +32,8 @@ class Chain(Transform):
 
     References: Papamakarios et al. (2021), section 2.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import ActNorm, Chain
     >>> Chain([ActNorm(2), ActNorm(2)])(torch.zeros(5, 2))[1].shape
     torch.Size([5])
     """
@@ -75,6 +77,8 @@ class Squeezed(Transform):
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), section 3.6.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import ActNorm, Squeezed
     >>> Squeezed(ActNorm(4, event_dims=3))(torch.zeros(1, 6, 6))[0].shape
     torch.Size([1, 6, 6])
     """
@@ -156,6 +160,8 @@ class ConvNet(nn.Module):
 
     References: Kingma and Dhariwal (2018), section 3.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import ConvNet
     >>> ConvNet(2, 8, 4)(torch.zeros(5, 2, 6, 6)).shape
     torch.Size([5, 4, 6, 6])
     """
@@ -213,6 +219,7 @@ class Glow(Flow):
 
     References: Kingma and Dhariwal (2018), section 3 and figure 2.
 
+    >>> from nodes_tutorial.flows import Glow
     >>> Glow((1, 8, 8), width=8).sample(3).shape
     torch.Size([3, 1, 8, 8])
     """

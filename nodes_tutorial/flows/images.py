@@ -36,6 +36,8 @@ def dequantize(
 
     References: Theis, van den Oord and Bethge (2016), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import dequantize
     >>> y = dequantize(torch.tensor([0, 16]), 17)
     >>> (y * 17).floor()
     tensor([ 0., 16.])
@@ -62,6 +64,8 @@ def quantize(y: Float[Tensor, "*shape"], levels: int) -> Int[Tensor, "*shape"]:
         TypeError: ``y`` holds no floating-point numbers, or ``levels`` is no integer.
         ValueError: ``levels`` below 1, or a NaN, which lies in no cell.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import quantize
     >>> quantize(torch.tensor([-0.1, 0.5, 1.0]), 4)
     tensor([0, 2, 3])
     """
@@ -98,6 +102,8 @@ def bits_per_dim(
 
     References: Papamakarios, Pavlakou and Murray (2017).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import bits_per_dim
     >>> bits_per_dim(torch.zeros(1), 64, 256)  # the uniform density
     tensor([8.])
     """
@@ -127,6 +133,8 @@ class Logit(Transform):
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), section 4.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import Logit
     >>> Logit(event_dims=1).inverse(torch.tensor([0.0, 0.5, 1.0]))[0]
     tensor([-2.9444,  0.0000,  2.9444])
     """

@@ -40,6 +40,8 @@ class KernelDensity(nn.Module):
 
     References: Silverman (1986), sections 4.2 and 4.3; Scott (2015), section 6.5.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import KernelDensity
     >>> x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     >>> KernelDensity(x).log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])
@@ -114,6 +116,8 @@ def squared_distances(
     Returns:
         The table of squared distances.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.kde import squared_distances
     >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
     """
@@ -135,6 +139,8 @@ def log_bumps(
     Returns:
         The logarithms.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.kde import log_bumps
     >>> log_bumps(torch.tensor([[0.0, 0.0]]), torch.tensor(1.0))
     tensor([0.6931])
     """
@@ -165,6 +171,8 @@ def loo_log_likelihood(
 
     References: Habbema, Hermans and van den Broek (1974); Silverman (1986), section 3.4.4.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import loo_log_likelihood
     >>> loo_log_likelihood(torch.tensor([[0.0], [1.0]]), torch.tensor([1.0]))
     tensor([-1.4189])
     """
@@ -207,6 +215,8 @@ def select_bandwidth(x: Float[Tensor, "n dim"]) -> float:
 
     References: Silverman (1986), section 3.4.4.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import select_bandwidth
     >>> x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
     >>> 0.1 < select_bandwidth(x) < 0.8
     True

@@ -30,6 +30,8 @@ class Diagonal(Transform):
 
     References: Dinh, Krueger and Bengio (2015), section 3.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import Diagonal
     >>> Diagonal(2)(torch.ones(2))[0]
     tensor([1., 1.], grad_fn=<MulBackward0>)
     """
@@ -82,6 +84,8 @@ def stack_layers(
         TypeError: ``layers`` is no integer.
         ValueError: ``layers`` below ``least``.
 
+    >>> from nodes_tutorial.flows import Diagonal
+    >>> from nodes_tutorial.flows.linear import stack_layers
     >>> [type(layer).__name__ for layer in stack_layers(lambda i: Diagonal(2), 1, 1, 2, True)]
     ['Diagonal', 'ActNorm']
     """
@@ -99,6 +103,7 @@ def check_bound(bound: float | int) -> float:
         TypeError: no number.
         ValueError: not positive, or infinite.
 
+    >>> from nodes_tutorial.flows.linear import check_bound
     >>> check_bound(2)
     2.0
     """
@@ -129,6 +134,8 @@ class InvertibleLinear(Transform):
 
     References: Kingma and Dhariwal (2018), section 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import InvertibleLinear
     >>> _, ladj = InvertibleLinear(3)(torch.zeros(3))
     >>> bool(ladj.abs() < 1e-5)  # a rotation keeps the volume
     True

@@ -47,6 +47,7 @@ def made_masks(
 
     References: Germain, Gregor, Murray and Larochelle (2015).
 
+    >>> from nodes_tutorial.flows import made_masks
     >>> made_masks(3, [2], outputs=1)[0].int()
     tensor([[1, 0, 0],
             [1, 1, 0]], dtype=torch.int32)
@@ -85,6 +86,8 @@ class MADE(nn.Module):
 
     References: Germain, Gregor, Murray and Larochelle (2015), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import MADE
     >>> net = MADE(3, [16])
     >>> torch.autograd.functional.jacobian(lambda x: net(x)[:3], torch.ones(3)).triu().any().item()
     False

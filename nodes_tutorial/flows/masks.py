@@ -16,6 +16,7 @@ def half_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
         TypeError: ``dim`` is no integer.
         ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
 
+    >>> from nodes_tutorial.flows import half_mask
     >>> half_mask(3), half_mask(3, 1)
     (tensor([ True, False, False]), tensor([False,  True,  True]))
     """
@@ -30,6 +31,7 @@ def alternating_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
         TypeError: ``dim`` is no integer.
         ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
 
+    >>> from nodes_tutorial.flows import alternating_mask
     >>> alternating_mask(4)
     tensor([ True, False,  True, False])
     """
@@ -43,6 +45,7 @@ def checkerboard_mask(shape: Sequence[int], parity: int = 0) -> Bool[Tensor, "ch
     Raises:
         ValueError: ``shape`` is no channels, height and width, or ``parity`` neither 0 nor 1.
 
+    >>> from nodes_tutorial.flows import checkerboard_mask
     >>> checkerboard_mask((1, 2, 2))
     tensor([[[ True, False],
              [False,  True]]])

@@ -52,6 +52,8 @@ def flow_matching_loss(
 
     References: Lipman et al. (2023); Tong et al. (2024).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import flow_matching_loss
     >>> data = torch.full((4, 2), 3.0)
     >>> flow_matching_loss(lambda t, x: (3 - x) / (1 - t), data).item() < 1e-6  # one data point
     True
@@ -113,6 +115,8 @@ class PosteriorVelocity(nn.Module):
 
     References: Lipman et al. (2023).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import PosteriorVelocity
     >>> field = PosteriorVelocity(torch.tensor([[2.0, 0.0]]))
     >>> field(torch.tensor(0.5), torch.zeros(1, 2))  # straight at the only center
     tensor([[4., 0.]])

@@ -37,6 +37,8 @@ def scores(
 
     References: Goodfellow (2015).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.natural import scores
     >>> from nodes_tutorial.flows import RealNVP
     >>> log_prob, rows = scores(RealNVP(2, 2, [4]), torch.zeros(5, 2))
     >>> log_prob.shape, rows.shape  # two couplings of 4 + 4 + 8 + 2 weights
@@ -93,6 +95,8 @@ class NaturalGradient:
 
     References: Amari (1998).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.natural import NaturalGradient
     >>> from nodes_tutorial.flows import RealNVP
     >>> optimizer = NaturalGradient(RealNVP(2, 2, [4]))
     >>> optimizer.step(torch.randn(50, 2), rate=0.1).shape

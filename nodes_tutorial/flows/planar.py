@@ -42,6 +42,8 @@ class PlanarTransform(Transform):
 
     References: Rezende and Mohamed (2015), section 4.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import PlanarTransform
     >>> planar = PlanarTransform(2, generator=torch.Generator().manual_seed(0))
     >>> x, ladj = planar(torch.ones(5, 2))
     >>> torch.allclose(planar.inverse(x)[0], torch.ones(5, 2))
@@ -114,6 +116,8 @@ def solve_score(
 
     References: Ortega and Rheinboldt (1970), chapter 13, on monotone Newton iterations.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.planar import solve_score
     >>> solve_score(torch.tensor([1.0]), torch.tensor([1.0]))  # gap 1: a = y
     tensor([1.])
     """

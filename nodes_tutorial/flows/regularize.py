@@ -27,6 +27,8 @@ def kinetic(
 
     References: Finlay, Jacobsen, Nurbekyan and Oberman (2020), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.regularize import kinetic
     >>> kinetic(torch.tensor([3.0, 4.0]), torch.zeros(1, 2), True)
     tensor(25.)
     """
@@ -50,6 +52,8 @@ def jacobian(
 
     References: Finlay, Jacobsen, Nurbekyan and Oberman (2020), section 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.regularize import jacobian
     >>> jacobian(torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 2.0]]), False)
     tensor(9.)
     """
@@ -85,6 +89,8 @@ def penalized_nll(
 
     References: Finlay, Jacobsen, Nurbekyan and Oberman (2020).
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import penalized_nll
     >>> from nodes_tutorial.flows import CNF, Flow, StandardNormal
     >>> cnf = CNF(lambda t, x: 0 * x, regularize=("kinetic",))
     >>> loss, parts = penalized_nll(

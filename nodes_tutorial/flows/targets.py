@@ -79,6 +79,7 @@ class BoxTarget(nn.Module):
 
     References: Rezende and Mohamed (2015), table 1.
 
+    >>> from nodes_tutorial.flows import BoxTarget
     >>> target = BoxTarget("U1")
     >>> round(float(target.log_z_box), 4), round(float(target.entropy_box), 4)
     (1.8775, 2.66)
@@ -145,6 +146,8 @@ def reverse_kl(
 
     References: Rezende and Mohamed (2015), equation 15.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import BoxTarget, reverse_kl
     >>> from nodes_tutorial.flows import StandardNormal
     >>> kl = reverse_kl(StandardNormal(2), BoxTarget("U1"), 1000, torch.Generator().manual_seed(0))
     >>> 3 < float(kl) < 6

@@ -30,6 +30,8 @@ def contract(
 
     References: Grathwohl et al. (2019), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.trace import contract
     >>> contract(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), None)
     tensor(5.)
     """
@@ -52,6 +54,8 @@ def exact(field: Field) -> Divergence:
 
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), theorem 1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.trace import exact
     >>> value, trace = exact(lambda t, x: t * x**2)(torch.tensor(2.0), torch.tensor([[1.0, 3.0]]))
     >>> trace
     tensor([16.])
@@ -77,6 +81,8 @@ def hutchinson(field: Field, probes: Float[Tensor, "k *batch dim"]) -> Divergenc
 
     References: Hutchinson (1990); Grathwohl et al. (2019), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows.trace import hutchinson
     >>> probes = torch.tensor([[[1.0, -1.0]]])
     >>> hutchinson(lambda t, x: x.flip(-1), probes)(torch.tensor(0.0), torch.zeros(1, 2))[1]
     tensor([-2.])

@@ -35,6 +35,8 @@ def optimal_pairs(x0: Float[Tensor, "n *event"], x1: Float[Tensor, "..."]) -> In
 
     References: Crouse (2016); Tong et al. (2024), section 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import optimal_pairs
     >>> optimal_pairs(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.1], [0.2]]))
     tensor([1, 0])
     """
@@ -68,6 +70,8 @@ def wasserstein2(x: Float[Tensor, "n *event"], y: Float[Tensor, "..."]) -> Float
 
     References: Peyré and Cuturi (2019), section 2.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import wasserstein2
     >>> wasserstein2(torch.zeros(3, 2), torch.ones(3, 2))
     tensor(1.4142)
     """
@@ -111,6 +115,8 @@ def straightness(
 
     References: Liu, Gong and Liu (2023), section 2.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.flows import straightness
     >>> f"{straightness(lambda t, z: torch.ones_like(z), torch.zeros(4, 2)).item():.6f}"
     '0.000000'
     """

@@ -79,6 +79,8 @@ def cg(
 
     References: Nocedal and Wright (2006), algorithms 5.3 and 7.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import cg
     >>> A = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
     >>> found = cg(lambda v: A @ v, torch.tensor([3.0, 4.0]))
     >>> found.x.round(decimals=4), int(found.iterations), bool(found.converged)

@@ -26,6 +26,8 @@ def jvp(
 
     References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import jvp
     >>> jvp(torch.sin, torch.zeros(2), torch.tensor([1.0, 2.0]))[1]
     tensor([1., 2.])
     """
@@ -47,6 +49,8 @@ def vjp(
 
     References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import vjp
     >>> vjp(lambda x: x[:1] * x[1:], torch.tensor([2.0, 5.0]), torch.ones(1))
     (tensor([10.]), tensor([5., 2.]))
     """
@@ -68,6 +72,8 @@ def hvp(fun: Callable, x: Tree, v: Tree) -> Tree:
 
     References: Pearlmutter (1994), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import hvp
     >>> hvp(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
     tensor([ 6., 12.])
     """
@@ -98,6 +104,8 @@ def covector_products(
 
     References: Baydin, Pearlmutter, Radul and Siskind (2018), section 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import covector_products
     >>> covector_products(lambda x: x.flip(-1), torch.zeros(2))[1]
     tensor([[0., 1.],
             [1., 0.]])

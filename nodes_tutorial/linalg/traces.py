@@ -31,6 +31,8 @@ def exact_trace(
 
     References: Grathwohl et al. (2019), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import exact_trace
     >>> exact_trace(lambda x: x**2, torch.tensor([[1.0, 2.0], [0.0, 5.0]]))
     tensor([ 6., 10.])
     """
@@ -60,6 +62,8 @@ def draw_probes(
         TypeError: ``count`` is no integer, or ``generator`` no generator.
         ValueError: ``count`` below 1 or unknown ``noise``.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import draw_probes
     >>> draw_probes(3, torch.zeros(4, 2)).abs().unique()
     tensor([1.])
     """
@@ -105,6 +109,8 @@ def hutchinson_trace(
 
     References: Hutchinson (1990); Grathwohl et al. (2019), section 3.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.linalg import hutchinson_trace
     >>> hutchinson_trace(lambda x: 3 * x, torch.zeros(2, 4))  # exact when J is diagonal
     tensor([12., 12.])
     """

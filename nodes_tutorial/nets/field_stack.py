@@ -28,6 +28,8 @@ class FieldStack(nn.Module):
 
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.nets import FieldStack, TimeMLP
     >>> rng = lambda seed: torch.Generator().manual_seed(seed)
     >>> stack = FieldStack([TimeMLP(2, [8], generator=rng(s)) for s in range(3)])
     >>> stack(torch.tensor(0.5), torch.zeros(12, 2)).shape  # four rows for each of the three

@@ -42,6 +42,8 @@ class MLP(nn.Module):
 
     References: Goodfellow, Bengio and Courville (2016), chapter 6.
 
+    >>> import torch
+    >>> from nodes_tutorial.nets import MLP
     >>> net = MLP([2, 16, 3], generator=torch.Generator().manual_seed(0))
     >>> net(torch.zeros(5, 2)).shape
     torch.Size([5, 3])
@@ -93,6 +95,8 @@ class MLP(nn.Module):
 
         References: Griewank and Walther (2008), section 3.1.
 
+        >>> import torch
+        >>> from nodes_tutorial.nets import MLP
         >>> net = MLP([2, 16, 3], generator=torch.Generator().manual_seed(0))
         >>> net.value_and_tangents(torch.zeros(5, 2))[1].shape
         torch.Size([2, 5, 3])
@@ -119,6 +123,8 @@ class TimeMLP(nn.Module):
 
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 2.
 
+    >>> import torch
+    >>> from nodes_tutorial.nets import TimeMLP
     >>> field = TimeMLP(2, [16], generator=torch.Generator().manual_seed(0))
     >>> field(torch.tensor(0.5), torch.zeros(5, 2)).shape
     torch.Size([5, 2])
@@ -187,6 +193,9 @@ def reset_parameters(module: nn.Module, generator: torch.Generator | None = None
     Raises:
         TypeError: ``generator`` is none.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from nodes_tutorial.nets import reset_parameters
     >>> a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     >>> for layer in (a, b):
     ...     reset_parameters(layer, torch.Generator().manual_seed(0))
@@ -207,6 +216,8 @@ def reset_parameters(module: nn.Module, generator: torch.Generator | None = None
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable numbers in a module.
 
+    >>> from torch import nn
+    >>> from nodes_tutorial.nets import count_parameters
     >>> count_parameters(nn.Linear(3, 2))
     8
     """

@@ -34,6 +34,8 @@ class Stack(nn.Module):
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
+    >>> import torch
+    >>> from nodes_tutorial.nets import Stack
     >>> net = Stack([2, 8, 1], [torch.Generator().manual_seed(s) for s in range(3)])
     >>> net(torch.zeros(3, 5, 2)).shape, net(torch.zeros(4, 3, 5, 2)).shape
     (torch.Size([3, 5, 1]), torch.Size([4, 3, 5, 1]))

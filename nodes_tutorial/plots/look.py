@@ -19,6 +19,8 @@ DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
 def style() -> None:
     """Set the book's figure style for the process and, in a notebook, SVG output.
 
+    >>> import matplotlib
+    >>> from nodes_tutorial.plots import INK, style
     >>> style()
     >>> matplotlib.rcParams["axes.edgecolor"] == INK
     True
@@ -66,6 +68,7 @@ def figure(
         size: width and height in inches; by default one row is 3.2 high and 7 wide.
         **options: for ``subplots``, such as ``sharey=True``.
 
+    >>> from nodes_tutorial.plots import figure
     >>> fig, axes = figure(1, 2)
     >>> axes.shape
     (2,)
@@ -108,6 +111,7 @@ def vector_field(
     Raises:
         ValueError: unknown ``kind``.
 
+    >>> from nodes_tutorial.plots import figure, vector_field
     >>> _, ax = figure()
     >>> _ = vector_field(ax, lambda t, y: -y, xlim=(-1, 1), ylim=(-1, 1), count=5)
     """

@@ -45,6 +45,7 @@ def slider(
     Raises:
         ValueError: no frames, or not one value for each.
 
+    >>> from nodes_tutorial.plots import slider
     >>> x, y = [0, 1, 2], [0, 1, 4]
     >>> page = slider([[(x, x)], [(x, y)]], [1, 2], "power", "A curve that bends.").data
     >>> page.count("<svg")

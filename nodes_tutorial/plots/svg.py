@@ -32,6 +32,7 @@ def picture(frame: Any, alt: str, axes: dict[str, Any]) -> str:
 def limits(frames: Sequence[Sequence[tuple]]) -> dict[str, tuple[float | int, float | int]]:
     """Ranges that hold all curves of all frames, with a little room.
 
+    >>> from nodes_tutorial.plots.svg import limits
     >>> limits([[([0, 1], [2, 2])]])
     {'xlim': (-0.04, 1.04), 'ylim': (1.5, 2.5)}
     """
@@ -54,6 +55,7 @@ def draw(
 ) -> str:
     """Axes with ticks, and each curve ``(x, y)`` or ``(x, y, name)``; see ``slider``.
 
+    >>> from nodes_tutorial.plots.svg import draw
     >>> draw([([0, 1], [0, 1])], "A line.", (0, 1), (0, 1)).startswith("<svg")
     True
     """

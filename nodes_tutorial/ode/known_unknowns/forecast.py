@@ -26,6 +26,8 @@ class LSTMForecast(nn.Module):
     Chapter: def-unknowns-model
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import LSTMForecast
     >>> net = LSTMForecast(3, 8, generator=torch.Generator().manual_seed(0))
     >>> net(torch.zeros(2, 5, 3)).shape, net.extend(torch.zeros(2, 5, 3), 4).shape
     (torch.Size([2, 5, 3]), torch.Size([2, 9, 3]))

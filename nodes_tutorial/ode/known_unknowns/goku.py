@@ -86,6 +86,8 @@ class GOKUNet(nn.Module):
     Chapter: def-unknowns-model
     References: Linial, Ravid, Eytan and Shalit (2021), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import GOKUNet
     >>> from nodes_tutorial.ode.known_unknowns.systems import pendulum
     >>> net = GOKUNet(pendulum, 2, 1, 256, generator=torch.Generator().manual_seed(0))
     >>> path = net.predict(torch.zeros(3, 5, 256), 0.1 * torch.arange(8))

@@ -38,6 +38,8 @@ def identify(
     Chapter: thm-unknowns-identifiable
     References: Ljung (1999), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import identify
     >>> t = torch.linspace(0, 1, 11)
     >>> z = torch.exp(-2 * t)  # z' = -theta z
     >>> theta, gram = identify(-z[:, None, None], (-2 * z)[:, None], t)
@@ -69,6 +71,8 @@ def grounding_loss(
     Chapter: prop-unknowns-symmetry
     References: Linial, Ravid, Eytan and Shalit (2021), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import grounding_loss
     >>> z = torch.ones(1, 3, 2)
     >>> grounding_loss(z, -z, torch.tensor([[True, False, False]]))
     tensor(8.)
@@ -87,6 +91,9 @@ class PartlyKnown(nn.Module):
     Chapter: prop-unknowns-missing
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.2.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from nodes_tutorial.ode.known_unknowns import PartlyKnown
     >>> field = PartlyKnown(lambda t, z, theta: -theta * z, nn.Linear(2, 2))
     >>> field(torch.tensor(0.0), torch.ones(3, 2), torch.ones(3, 1)).shape
     torch.Size([3, 2])

@@ -68,6 +68,8 @@ def pendulum_sequences(
     Chapter: thm-unknowns-identifiable
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import pendulum_sequences
     >>> films = pendulum_sequences(3, torch.Generator().manual_seed(0), steps=10)
     >>> films.x.shape, films.z.shape, films.theta.shape
     (torch.Size([3, 10, 256]), torch.Size([3, 10, 2]), torch.Size([3, 1]))
@@ -121,6 +123,8 @@ def cardiovascular_sequences(
     Chapter: prop-unknowns-volume
     References: Zenker, Rubin and Clermont (2007); Linial et al. (2021), section 5.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import cardiovascular_sequences
     >>> seen = cardiovascular_sequences(3, torch.Generator().manual_seed(0), steps=10)
     >>> seen.x.shape, seen.z.shape, seen.theta.shape
     (torch.Size([3, 10, 3]), torch.Size([3, 10, 4]), torch.Size([3, 2]))

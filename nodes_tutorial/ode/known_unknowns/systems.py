@@ -43,6 +43,9 @@ def pendulum(
     Chapter: thm-unknowns-identifiable
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.
 
+    >>> import math
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import pendulum
     >>> pendulum(torch.tensor(0.0), torch.tensor([0.5 * math.pi, 1.0]), torch.tensor([2.0]))
     tensor([ 1., -5.])
     """
@@ -82,6 +85,8 @@ def semi_implicit_pendulum(
     Chapter: prop-unknowns-mismatch
     References: OpenAI Gym, ``Pendulum-v0``; Linial et al. (2021), released data generator.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import semi_implicit_pendulum
     >>> semi_implicit_pendulum(torch.tensor([[0.1, 0.0]]), torch.ones(1), 3, 0.05).shape
     torch.Size([1, 3, 2])
     """
@@ -121,6 +126,8 @@ def render_rod(
 
     Chapter: prop-unknowns-symmetry
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import render_rod
     >>> picture = render_rod(torch.tensor([0.3, -0.3])).view(2, 16, 16)
     >>> torch.allclose(picture[0], picture[1].flip(1))
     True
@@ -161,6 +168,8 @@ def cardiovascular(
     Chapter: prop-unknowns-volume
     References: Zenker, Rubin and Clermont (2007); Linial et al. (2021), section 5.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import cardiovascular
     >>> rest = cardiovascular(torch.tensor(0.0), torch.ones(4), torch.zeros(2))
     >>> bool((4 * 100 * rest[0] + 111 * 10 * rest[1]).abs() < 1e-4)  # volume
     True
@@ -178,6 +187,8 @@ def cardiovascular(
 def cardiovascular_signals(z: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
     """What is measured of a state: arterial pressure /100, venous pressure /10, heart rate in Hz.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns import cardiovascular_signals
     >>> cardiovascular_signals(torch.tensor([0.8, 0.5, 0.3, 0.9]))
     tensor([0.8000, 0.5000, 1.3667])
     """

@@ -32,6 +32,8 @@ class ODEBlock(nn.Module):
     Chapter: prop-odenet-nfe
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode import ODEBlock
     >>> from nodes_tutorial.nets import TimeMLP
     >>> block = ODEBlock(TimeMLP(2, [8]), method="rk4", options={"step_size": 0.5})
     >>> block(torch.zeros(3, 2)).shape, block.nfe_forward, block.nfe_backward

@@ -47,6 +47,8 @@ class ConvODEFunc(nn.Module):
     Chapter: prop-odenet-parameters
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.odenet.classifiers import ConvODEFunc
     >>> ConvODEFunc(8)(torch.tensor(0.5), torch.zeros(2, 8, 3, 3)).shape
     torch.Size([2, 8, 3, 3])
     """
@@ -169,6 +171,7 @@ def ODENet(
     Chapter: prop-odenet-parameters
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), table 1.
 
+    >>> from nodes_tutorial.ode import ODENet
     >>> from nodes_tutorial.nets import count_parameters
     >>> count_parameters(ODENet())
     208266
@@ -182,6 +185,8 @@ def ODENet(
 def RKNet(width: int = 64, *, steps: int = 2, **layout: Any) -> Classifier:
     """ODE-Net with ``steps`` equal steps of the classical Runge–Kutta rule and plain backprop.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode import RKNet
     >>> RKNet(8, downsamplings=1)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
@@ -194,6 +199,7 @@ def ResNet(
 ) -> Classifier:
     """Classifier whose body is a stack of residual blocks; with ``blocks=0`` the stem alone.
 
+    >>> from nodes_tutorial.ode import ResNet
     >>> from nodes_tutorial.nets import count_parameters
     >>> count_parameters(ResNet())
     576778

@@ -42,6 +42,7 @@ def euler_error_bound(constants: Constants, depth: int, T: float = 1.0) -> float
     References: Hairer, Nørsett, Wanner (1993), Solving Ordinary Differential Equations I, I.7.
 
     Example:
+        >>> from nodes_tutorial.ode.residual import Constants, euler_error_bound
         >>> euler_error_bound(Constants(K=0.0, lam=1.0, M=1.0), depth=10)
         0.05
     """
@@ -72,6 +73,9 @@ def field_constants(net: ResidualNet, radius: float, grid: int = 2001) -> Consta
     Chapter: lem-residual-constants
 
     Example:
+        >>> import torch
+        >>> from nodes_tutorial.ode import ResidualNet
+        >>> from nodes_tutorial.ode.residual import field_constants
         >>> net = ResidualNet(1, 1, depth=1, modes=1)
         >>> for p in net.parameters():
         ...     _ = torch.nn.init.constant_(p, 2.0)

@@ -25,6 +25,9 @@ def adjoint_kernel(
 
     Chapter: thm-stability-antisymmetric
 
+    >>> import torch
+    >>> import torch.nn.functional as F
+    >>> from nodes_tutorial.ode.stability.conv import adjoint_kernel
     >>> k = torch.randn(2, 3, 3, 3)
     >>> x, y = torch.randn(1, 3, 8, 8), torch.randn(1, 2, 8, 8)
     >>> left = (F.conv2d(x, k, padding=1) * y).sum()
@@ -58,6 +61,8 @@ class ConvStableNet(nn.Module):
     Chapter: thm-stability-antisymmetric
     References: Haber and Ruthotto (2018), section 6.4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import ConvStableNet
     >>> ConvStableNet("verlet", 2, 4, 1.0, hidden=3)(torch.zeros(5, 2, 8, 8)).shape
     torch.Size([5, 2, 8, 8])
     """

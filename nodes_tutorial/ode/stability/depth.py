@@ -24,6 +24,8 @@ def prolong(w: Float[Tensor, "layers *shape"]) -> Float[Tensor, "fine *shape"]:
     Chapter: prop-stability-prolong
     References: Haber and Ruthotto (2018), section 3.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import prolong
     >>> prolong(torch.tensor([0.0, 1.0, 4.0]))
     tensor([0.0000, 0.5000, 1.0000, 2.5000, 4.0000, 4.0000])
     """
@@ -44,6 +46,8 @@ def smoothness_penalty(weights: Sequence[Tensor], h: float | int) -> Float[Tenso
     Chapter: prop-stability-prolong
     References: Haber and Ruthotto (2018), equation (3.1).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import smoothness_penalty
     >>> smoothness_penalty([torch.tensor([0.0, 1.0, 3.0])], 0.5)
     tensor(5.)
     """
@@ -57,6 +61,8 @@ def tikhonov_penalty(weights: Sequence[Tensor], h: float | int = 1.0) -> Float[T
         weights: stacked weights; those of a classifier with h = 1.
         h: time between two layers.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import tikhonov_penalty
     >>> tikhonov_penalty([torch.tensor([3.0, 4.0])], 2.0)
     tensor(25.)
     """

@@ -53,6 +53,8 @@ def train_blocks(
     Chapter: prop-stability-descent
     References: Haber and Ruthotto (2018), section 5.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import Objective, train_blocks
     >>> from nodes_tutorial.data.labelled2d import ellipses
     >>> from nodes_tutorial.ode.stability.networks import AntisymmetricNet
     >>> x, label = ellipses(200, torch.Generator().manual_seed(0), dtype=torch.float64)

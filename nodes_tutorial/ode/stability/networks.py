@@ -35,6 +35,8 @@ class PlainNet(StableNet):
     Chapter: thm-stability-euler-region
     References: Haber and Ruthotto (2018), equation (2.1).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import PlainNet
     >>> PlainNet(2, 4, 1.0, scale=0)(torch.ones(3, 2)).shape
     torch.Size([3, 2])
     """
@@ -55,6 +57,8 @@ class AntisymmetricNet(StableNet):
     Chapter: thm-stability-antisymmetric
     References: Haber and Ruthotto (2018), equation (4.1).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import AntisymmetricNet
     >>> net = AntisymmetricNet(2, 4, 1.0, gamma=0.0)
     >>> bool(net.eigenvalues(torch.ones(3, 2)).real.abs().max() < 1e-6)
     True
@@ -82,6 +86,8 @@ class LeapfrogNet(StableNet):
     Chapter: prop-stability-second-order
     References: Haber and Ruthotto (2018), section 4.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import LeapfrogNet
     >>> LeapfrogNet(2, 4, 1.0)(torch.ones(3, 2)).shape
     torch.Size([3, 2])
     """
@@ -125,6 +131,8 @@ class VerletNet(StableNet):
     Chapter: prop-stability-second-order
     References: Haber and Ruthotto (2018), equation (4.3), with a bias for each row.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import VerletNet
     >>> VerletNet(2, 4, 1.0, hidden=5)(torch.ones(3, 2)).shape
     torch.Size([3, 2])
     """

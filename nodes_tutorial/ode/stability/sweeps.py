@@ -180,6 +180,8 @@ def propagate(sweep: type, h: float, y: Tensor, *operators: Tensor) -> Tensor:
     Returns:
         The last states, of the shape of ``y``.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability.sweeps import EulerSweep, propagate
     >>> A, b = torch.zeros(3, 2, 2), torch.ones(3, 2)
     >>> propagate(EulerSweep, 1.0, torch.zeros(1, 2), A, b)
     tensor([[2.2848, 2.2848]])

@@ -41,6 +41,8 @@ def verlet_step(
     Chapter: thm-stability-symplectic
     References: Hairer, Lubich and Wanner (2006), sections I.1.4 and VI.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import verlet_step
     >>> verlet_step(torch.tensor(1.0), torch.tensor(0.0), lambda q: q, lambda p: p, 0.5)
     (tensor(0.7500), tensor(-0.5000))
     """
@@ -81,6 +83,8 @@ def verlet(
     Chapter: thm-stability-symplectic
     References: Hairer, Lubich and Wanner (2006), section I.1.4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import verlet
     >>> q, p = verlet(torch.tensor(1.0), torch.tensor(0.0), torch.sin, 0.1, 100, path=True)
     >>> q.shape, bool(q.abs().max() < 1.01)
     (torch.Size([101]), True)
@@ -128,6 +132,8 @@ def leapfrog(
     Chapter: thm-stability-symplectic
     References: Hairer, Lubich and Wanner (2006), section I.1.4; Neal (2011), section 5.2.3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import leapfrog
     >>> q, p = leapfrog(torch.tensor(1.0), torch.tensor(0.0), torch.sin, 0.1, 50)
     >>> back, _ = leapfrog(q, -p, torch.sin, 0.1, 50)
     >>> round(back.item(), 4)
@@ -167,6 +173,8 @@ def oscillator_energies(
 
     Chapter: prop-stability-energy
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.stability import oscillator_energies
     >>> oscillator_energies(torch.tensor(1.0), torch.tensor(0.0), 1.0, 1.0)
     (tensor(0.5000), tensor(0.3750), tensor(0.5000))
     """
