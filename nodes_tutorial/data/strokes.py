@@ -56,6 +56,7 @@ def parse(
         DataError: a line that is none of these, a number that is not finite, or no points; with
             the line's number.
 
+    >>> from nodes_tutorial.data.strokes import parse
     >>> parse("START\\n1,-2,0\\n3,-4,9.5\\nBREAK\\n5,-6,40\\nBREAK\\n")[1:]
     (tensor([ 0.0000,  9.5000, 40.0000]), tensor([0, 0, 1]))
     """

@@ -33,6 +33,8 @@ class ReactionDiffusionAdvection(nn.Module):
     Chapter: prop-coupled-modes
     References: Zhang et al. (2019).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.coupled import ReactionDiffusionAdvection
     >>> q = ReactionDiffusionAdvection(tau=1.0, upsilon=0.0, rho=0.0)
     >>> q(torch.tensor([0.0, 0.0, 1.0, 0.0])).round(decimals=4)
     tensor([ 0.,  1., -2.,  1.], grad_fn=<RoundBackward1>)
@@ -111,6 +113,8 @@ class CoupledODE(nn.Module):
     Chapter: thm-coupled-optimality
     References: Zhang et al. (2019); Gholami, Keutzer and Biros (2019).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.coupled import CoupledODE, ReactionDiffusionAdvection
     >>> def field(z, w):
     ...     return torch.tanh(w[:2] * z + w[2:])
     >>> net = CoupledODE(field, torch.ones(4), ReactionDiffusionAdvection())

@@ -76,6 +76,7 @@ def odeint(
             step and the norm of the state reached.
 
     Example:
+        >>> from nodes_tutorial.ode import odeint
         >>> import torch
         >>> y = odeint(lambda t, y: -y, torch.ones(1).double(), torch.tensor([0.0, 1.0]).double())
         >>> f"{y[-1].item():.6f}"

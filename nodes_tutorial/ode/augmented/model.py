@@ -24,6 +24,8 @@ def pad(x: Float[Tensor, "*batch dim"], dims: int) -> Float[Tensor, "*batch augm
 
     Chapter: def-augmented-ode
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.augmented import pad
     >>> pad(torch.ones(2, 1), 2)
     tensor([[1., 0., 0.],
             [1., 0., 0.]])
@@ -46,6 +48,9 @@ def lift(g: Callable[[Tensor], Tensor], dim: int) -> Field:
 
     Chapter: thm-augmented-suffices
 
+    >>> import torch
+    >>> from nodes_tutorial.ode import odeint
+    >>> from nodes_tutorial.ode.augmented import lift, pad
     >>> field = lift(lambda x: -x, 1)
     >>> odeint(field, pad(torch.tensor([[-1.0], [1.0]]), 1), torch.arange(2.0))[-1].round()
     tensor([[-1.,  1.],
@@ -79,6 +84,9 @@ def shear(x: Float[Tensor, "n dim"], y: Float[Tensor, " n"]) -> Field:
 
     Chapter: prop-augmented-finite
 
+    >>> import torch
+    >>> from nodes_tutorial.ode import odeint
+    >>> from nodes_tutorial.ode.augmented import shear
     >>> x = torch.tensor([[0.0, 3.0], [1.0, -2.0]])
     >>> odeint(shear(x, torch.tensor([7.0, 8.0])), x, torch.arange(2.0))[-1, :, 1].round()
     tensor([7., 8.])
@@ -134,6 +142,8 @@ class AugmentedODE(nn.Module):
     Chapter: def-augmented-ode
     References: Dupont, Doucet and Teh (2019), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.augmented import AugmentedODE
     >>> net = AugmentedODE(2, 1, generator=torch.Generator().manual_seed(0))
     >>> net(torch.zeros(5, 2)).shape, net.states(torch.zeros(5, 2), torch.linspace(0, 1, 4)).shape
     (torch.Size([5, 1]), torch.Size([4, 5, 3]))

@@ -21,6 +21,8 @@ class DeltaRNN(ODERNN):
     Chapter: def-latent-odernn
     References: Rubanova, Chen and Duvenaud (2019), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import DeltaRNN
     >>> from nodes_tutorial.data.timeseries import periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0))
     >>> DeltaRNN(1, generator=torch.Generator().manual_seed(0))(whole, whole.times).shape
@@ -64,6 +66,8 @@ class RNNVAE(LatentODE):
     Chapter: def-latent-ode
     References: Rubanova, Chen and Duvenaud (2019), section 4.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import RNNVAE
     >>> from nodes_tutorial.data.timeseries import periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0), points=20)
     >>> RNNVAE(1, 4, generator=torch.Generator().manual_seed(0))(whole, whole.times).shape

@@ -53,6 +53,8 @@ def gaussian_log_prob(
 
     Chapter: thm-latent-elbo
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import gaussian_log_prob
     >>> x = torch.tensor([[0.0], [float("nan")]])
     >>> gaussian_log_prob(x, torch.zeros(2, 1), 1.0, ~x.isnan())
     tensor(-0.9189)
@@ -80,6 +82,8 @@ def poisson_log_prob(
     Chapter: thm-latent-poisson
     References: Daley and Vere-Jones (2003), section 2.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import poisson_log_prob
     >>> poisson_log_prob(torch.zeros(3), torch.tensor(2.0), torch.tensor([True, False, True]))
     tensor(-2.)
     """
@@ -99,6 +103,8 @@ def normal_kl(
 
     Chapter: thm-latent-elbo
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import normal_kl
     >>> normal_kl(torch.ones(2), torch.ones(2))
     tensor(1.)
     """
@@ -119,6 +125,8 @@ def iwae_bound(log_weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*
     Chapter: thm-latent-iwae
     References: Burda, Grosse and Salakhutdinov (2016), section 3.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import iwae_bound
     >>> iwae_bound(torch.tensor([0.0, 0.0]))
     tensor(0.)
     """
@@ -136,6 +144,7 @@ def kl_weight(step: int, wait: int = 10, rate: float = 0.99) -> float:
     Chapter: def-latent-ode
     References: the program of Rubanova, Chen and Duvenaud (2019), which counts epochs.
 
+    >>> from nodes_tutorial.ode.latent import kl_weight
     >>> [round(kl_weight(k), 4) for k in (0, 10, 11, 1000)]
     [0.0, 0.0, 0.01, 1.0]
     """

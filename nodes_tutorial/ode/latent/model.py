@@ -74,6 +74,8 @@ class LatentODE(nn.Module):
     Chapter: def-latent-ode
     References: Rubanova, Chen and Duvenaud (2019), section 3.2.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import LatentODE
     >>> from nodes_tutorial.data.timeseries import observe, periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0))
     >>> seen = observe(whole, 0.2, torch.Generator().manual_seed(1))

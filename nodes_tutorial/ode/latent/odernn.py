@@ -34,6 +34,8 @@ class GRU(nn.Module):
     Chapter: def-latent-odernn
     References: Cho et al. (2014).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent.odernn import GRU
     >>> cell = GRU(2, 4, [None])
     >>> cell(torch.zeros(1, 5, 4), cell.inputs(torch.zeros(1, 5, 2))).shape
     torch.Size([1, 5, 4])
@@ -97,6 +99,8 @@ class ODERNN(nn.Module):
     Chapter: def-latent-odernn
     References: Rubanova, Chen and Duvenaud (2019), algorithm 1.
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.latent import ODERNN
     >>> from nodes_tutorial.data.timeseries import observe, periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0))
     >>> net = ODERNN(1, generator=torch.Generator().manual_seed(0))

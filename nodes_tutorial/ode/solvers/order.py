@@ -64,6 +64,7 @@ def elementary_weight(tree: tuple, a: Sequence[Sequence], b: Sequence):
 
     Chapter: thm-solvers-order
 
+    >>> from nodes_tutorial.ode.solvers import elementary_weight
     >>> elementary_weight(((),), [[], [0.5]], [0.0, 1.0])  # the midpoint rule
     0.5
     """
@@ -90,6 +91,7 @@ def order_conditions(
     Chapter: thm-solvers-order
     References: Hairer, Nørsett and Wanner (1993), theorem II.2.13.
 
+    >>> from nodes_tutorial.ode.solvers import order_conditions
     >>> from types import SimpleNamespace
     >>> midpoint = SimpleNamespace(a=((), (0.5,)), b=(0.0, 1.0))
     >>> order_conditions(midpoint, 2)
@@ -123,6 +125,7 @@ def order_of(tableau, *, embedded: bool = False, tolerance: float = 1e-12, large
 
     Chapter: thm-solvers-order
 
+    >>> from nodes_tutorial.ode.solvers import order_of
     >>> from types import SimpleNamespace
     >>> order_of(SimpleNamespace(a=((), (0.5,)), b=(0.0, 1.0)))
     2
@@ -150,6 +153,7 @@ def dense_conditions(tableau, order: int) -> dict[tuple, tuple[float | Fraction,
 
     Chapter: thm-solvers-dense
 
+    >>> from nodes_tutorial.ode.solvers import dense_conditions
     >>> from types import SimpleNamespace
     >>> dense_conditions(SimpleNamespace(a=(), b=(1.0,), dense=((1.0,),)), 1)
     {(): (0.0,)}
@@ -183,6 +187,7 @@ def error_constant(tableau, order: int | None = None) -> float:
 
     Chapter: thm-solvers-order
 
+    >>> from nodes_tutorial.ode.solvers import error_constant
     >>> from types import SimpleNamespace
     >>> error_constant(SimpleNamespace(a=((),), b=(1.0,), order=1))  # Euler: 1/2 for the tree [•]
     0.5

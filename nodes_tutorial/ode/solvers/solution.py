@@ -113,6 +113,7 @@ def solve(
         ValueError, TypeError, SolverError: as :func:`odeint`.
 
     Example:
+        >>> from nodes_tutorial.ode import solve
         >>> import torch
         >>> sol = solve(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]))
         >>> sol.nfe == 2 + 6 * (sol.accepted + sol.rejected)

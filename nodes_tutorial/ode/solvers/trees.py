@@ -44,6 +44,7 @@ def rooted_trees(order: int) -> tuple[tuple, ...]:
 
     Chapter: def-solvers-trees
 
+    >>> from nodes_tutorial.ode.solvers import rooted_trees
     >>> rooted_trees(3)
     (((), ()), (((),),))
     """
@@ -70,6 +71,7 @@ def tree_order(tree: tuple) -> int:
 
     Chapter: def-solvers-trees
 
+    >>> from nodes_tutorial.ode.solvers import tree_order
     >>> tree_order(((), ((),)))
     4
     """
@@ -81,6 +83,7 @@ def density(tree: tuple) -> int:
 
     Chapter: def-solvers-trees
 
+    >>> from nodes_tutorial.ode.solvers import density
     >>> density((((),),))  # the chain of three vertices: 3!
     6
     """
@@ -95,6 +98,7 @@ def symmetry(tree: tuple) -> int:
 
     Chapter: def-solvers-trees
 
+    >>> from nodes_tutorial.ode.solvers import symmetry
     >>> symmetry(((), (), ()))
     6
     """
@@ -108,6 +112,7 @@ def tree_string(tree: tuple) -> str:
 
     Chapter: def-solvers-trees
 
+    >>> from nodes_tutorial.ode.solvers import tree_string
     >>> tree_string(((), ((),)))
     '[•,[•]]'
     """
@@ -133,6 +138,8 @@ def elementary_differential(
 
     Chapter: def-solvers-trees
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.solvers import elementary_differential
     >>> y = torch.tensor([2.0])
     >>> elementary_differential(((),), lambda y: y**2, y)  # f'f = 2 y * y^2
     tensor([16.])
@@ -163,6 +170,8 @@ def tree_field(tree: tuple) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
 
     Chapter: thm-solvers-order
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.solvers import tree_field
     >>> func, dim = tree_field(((),))
     >>> func(0.0, torch.tensor([0.0, 3.0])), dim
     (tensor([3., 1.]), 2)
