@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nodes_tutorial.data import digits, mnist10k
+from nodes_tutorial.data import digits, mnist, mnist10k
 from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.flows import Flow, Glow, Logit, bits_per_dim, data_init, dequantize, quantize
 from nodes_tutorial.nets import count_parameters
 from nodes_tutorial.training import fit
 
-LEVELS = {"digits": 17, "mnist10k": 256}  # values that a pixel can have
-TEST = {"digits": 297, "mnist10k": 1000}  # images held out
-SPLIT_SEED = 10**6  # the same images are held out for every run
+LEVELS = {"digits": 17, "mnist10k": 256, "mnist": 256}  # values that a pixel can have
+TEST = {"digits": 297, "mnist10k": 1000, "mnist": 10_000}  # images held out
+SPLIT_SEED = 10**6  # the same images are held out for every run; of mnist its own test set
 CHUNK = 250
 CLIP = 50.0
 
@@ -103,10 +103,17 @@ def execute(
 
 def split(dataset: str, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Images for training and for the test, as whole numbers."""
+    if dataset == "mnist":
+        train, test = (_whole(mnist(part)[0], dataset, device) for part in ("train", "test"))
+        return train, test
     images, _ = {"digits": digits, "mnist10k": mnist10k}[dataset]()
-    pixels = (images * (LEVELS[dataset] - 1)).round().long().to(device)
+    pixels = _whole(images, dataset, device)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     return pixels[order[TEST[dataset] :]], pixels[order[: TEST[dataset]]]
+
+
+def _whole(images: Tensor, dataset: str, device: str) -> Tensor:
+    return (images * (LEVELS[dataset] - 1)).round().long().to(device)
 
 
 def bits(flow: Flow, pixels: Tensor, values: int) -> Tensor:

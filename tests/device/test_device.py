@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial import linalg
 from nodes_tutorial.data import toy2d
+from nodes_tutorial.data.sinusoids import Sinusoids
+from nodes_tutorial.data.tasks import TaskSampler
 from nodes_tutorial.flows import (
     CNF,
     IAF,
@@ -49,7 +51,7 @@ from nodes_tutorial.flows import (
     wasserstein2,
 )
 from nodes_tutorial.flows.natural import NaturalGradient
-from nodes_tutorial.nets import MLP, TimeMLP
+from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
 from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
@@ -214,6 +216,7 @@ COMPUTED = {
         lambda: TimeMLP(2, *SILU), [rows(6, 2)],
         lambda f, x: f.value_and_tangents(torch.tensor(0.5), x)[1], None,
     ),
+    "conv4": (lambda: Conv4(width=2, classes=3), [rows(4, 1, 28, 28)], lambda f, x: f(x), None),
     "stack": (lambda: Stack([2, 4, 3], [None] * 3), [rows(3, 6, 2)], lambda f, x: f(x), None),
     "fixed steps": (
         lambda: TimeMLP(2, *SILU), [rows(6, 2)],
@@ -293,6 +296,9 @@ def points():
 
 X = points()
 F = TimeMLP(2, [4], generator=g())
+EPISODES = TaskSampler(
+    torch.rand(12, 1, 4, 4), torch.arange(12) % 3, ways=2, shots=1, queries=2, rotations=True
+)
 TIMES = torch.tensor([0.0, 0.5, 1.0])
 REALNVP = RealNVP(2, 2, [4], generator=g(), actnorm=True)
 SMOOTH = flow(CNF(F, regularize=("kinetic",), **GRID))
@@ -311,6 +317,8 @@ WAITS = {
     "probes": (lambda: linalg.draw_probes(2, X, generator=g()), 0, ""),
     "exact trace": (lambda: linalg.exact_trace(torch.sin, X), 0, ""),
     "bits": (lambda: bits_per_dim(X[:, 0], 4, 256), 0, ""),
+    "episodes": (lambda: EPISODES.sample(3, g()), 0, ""),
+    "sinusoids": (lambda: Sinusoids(3, 2).sample(4, g()), 0, ""),
     "toy": (lambda: toy2d.sample("moons", 8, g()), 0, ""),
     "forecast": (lambda: LSTMForecast(5, 8, generator=g()).extend(FILM, 3), 0, ""),
     "fixed steps": (lambda: odeint(F, X, TIMES, **GRID), 1, "the outputs are finite"),

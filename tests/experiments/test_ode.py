@@ -1,4 +1,4 @@
-"""The long runs of the chapters on stability and on known unknowns: resumed, recorded, refused."""
+"""Long runs of known unknowns, stable networks and ODE blocks: resumed, recorded, refused."""
 
 import json
 from functools import partial
@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nodes_tutorial.experiments import goku, stability
+from nodes_tutorial.experiments import goku, odenet, stability
 from nodes_tutorial.experiments.__main__ import app
 from nodes_tutorial.ode.known_unknowns.systems import pendulum
 from nodes_tutorial.training import read_checkpoint
@@ -181,6 +181,78 @@ def test_stability_command_records_each_level(tmp_path):
     assert (tmp_path / "run.plain.0.pt").is_file()
 
 
+@pytest.fixture
+def few_images(monkeypatch):
+    """Twenty images for training and six for the test."""
+    draws = torch.Generator().manual_seed(1)
+    x, y = torch.rand(26, 1, 28, 28, generator=draws), torch.arange(26) % 10
+    monkeypatch.setattr(odenet, "mnist10k", lambda: (x, y))
+    monkeypatch.setattr(odenet, "CUT", 20)
+    parts = {"train": (x[:20], y[:20]), "test": (x[20:], y[20:])}
+    monkeypatch.setattr(odenet, "mnist", parts.get)
+    return {"batch": 8, "width": 2, "groups": 1}
+
+
+@pytest.mark.parametrize("network", odenet.NETWORKS)
+def test_every_classifier_trains(network, few_images):
+    for dataset in odenet.DATASETS:
+        row, net = odenet.execute(
+            odenet.Run(dataset, network, epochs=2, **few_images), progress=False
+        )
+        assert (row["train_images"], row["test_images"]) == (20, 6) and 0 <= row["wrong"] <= 6
+        assert len(row["nfe"]) == (2 if network in ("ODE-Net", "RK-Net") else 0)
+        assert row["parameters"] == sum(p.numel() for p in net.parameters())
+    assert {"command", "commit", "torch", "date", "device"} <= set(row)
+
+
+def test_a_classifier_goes_on_where_it_was_cut(few_images, tmp_path, monkeypatch):
+    run, path = odenet.Run(network="ODE-Net", epochs=3, **few_images), str(tmp_path / "run.pt")
+    whole, net = odenet.execute(run, progress=False)
+    with monkeypatch.context() as patch:
+        cut_after(odenet, patch, 3)
+        with pytest.raises(Cut):
+            odenet.execute(run, checkpoint=path, every=1, progress=False)
+    resumed, again = odenet.execute(run, checkpoint=path, every=1, progress=False)
+    for one, two in zip(net.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert {k: v for k, v in whole.items() if k not in TIMES} == {
+        k: v for k, v in resumed.items() if k not in TIMES
+    }
+
+
+def test_each_epoch_sees_other_batches_of_all_images():
+    orders = [
+        torch.cat([odenet.batch_rows(7, 5 * epoch + i, 21, 4) for i in range(5)])
+        for epoch in range(3)
+    ]
+    assert all(len(order.unique()) == 20 for order in orders)
+    assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[1], orders[2])
+
+
+def test_odenet_command_records_a_row_for_each_seed(few_images, tmp_path):
+    out = tmp_path / "odenet.json"
+    few = ["--batch", "8", "--width", "2", "--groups", "1", "--epochs", "1", "--out", str(out)]
+    for data in ("mnist", "mnist10k", "mnist"):
+        more = ["--data", data, "--seeds", "0,1", "--checkpoint", str(tmp_path / "run")]
+        done = invoke("odenet", "--network", "stem only", *few, *more)
+        assert done.exit_code == 0, done.output
+    assert [(row["dataset"], row["seed"]) for row in rows(out)] == [
+        ("mnist", 0),
+        ("mnist", 1),
+        ("mnist10k", 0),
+        ("mnist10k", 1),
+    ]
+    assert "% wrong" in done.output and (tmp_path / "run.mnist.stem-only.1.0.pt").is_file()
+
+
+def test_the_split_of_the_ten_thousand_is_fixed(few_images):
+    (x, _), (test_x, _) = odenet.load("mnist10k")
+    (again, _), _ = odenet.load("mnist10k")
+    assert torch.equal(x, again)
+    assert len(torch.cat([x, test_x]).flatten(1).unique(dim=0)) == 26
+    assert torch.equal(odenet.load("mnist")[0][0], odenet.mnist("train")[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -191,6 +263,9 @@ def test_stability_command_records_each_level(tmp_path):
         (["stability", "--dataset", "moons"], "dataset must be one of"),
         (["stability", "--model", "gru"], "model must be one of"),
         (["stability", "--levels", "0"], "levels must be at least 1"),
+        (["odenet", "--data", "cifar"], "dataset must be one of mnist, mnist10k"),
+        (["odenet", "--network", "GRU"], "network must be one of ResNet"),
+        (["odenet", "--epochs", "0"], "epochs must be at least 1"),
     ],
 )
 def test_wrong_arguments_are_refused_with_a_reason(arguments, reason, tmp_path):

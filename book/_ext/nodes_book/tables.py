@@ -106,6 +106,9 @@ def latent(root: Path) -> list[Row]:
     return table
 
 
+IMAGES = {"mnist": "MNIST", "mnist10k": "MNIST's test images", "digits": "digits, 8×8"}
+
+
 def images(root: Path) -> list[Row]:
     """Bits per dimension: published for the whole of MNIST, and ours for what is at hand."""
     table = [["data", "images to train", "model", "bits per dimension", "on training images"]]
@@ -113,7 +116,7 @@ def images(root: Path) -> list[Row]:
     for model, published in PUBLISHED["images"]["rows"].items():
         table.append(["MNIST", "60,000", f"{model}, published", published, "", "", ""])
     rows = read(root, "images.json")
-    for name, title in (("mnist10k", "MNIST's test images"), ("digits", "digits, 8×8")):
+    for name, title in IMAGES.items():
         mine = [row for row in rows if row["dataset"] == name]
         if not mine:
             table.append([title, "", "Glow", "not run", "", "", ""])

@@ -108,7 +108,7 @@ def matching(
 
 @app.command()
 def images(
-    dataset: Annotated[str, typer.Option(help="mnist10k or digits")] = "mnist10k",
+    dataset: Annotated[str, typer.Option(help="mnist, mnist10k or digits")] = "mnist10k",
     steps: Annotated[int, typer.Option(help="updates")] = 2000,
     batch: Annotated[int, typer.Option(help="images an update")] = 64,
     rate: Annotated[float, typer.Option(help="largest learning rate")] = 2e-3,

@@ -1,4 +1,4 @@
-"""Commands on differential equations: `latent`, `goku`, `stability`."""
+"""Commands on differential equations: `latent`, `goku`, `stability`, `odenet`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -141,3 +141,48 @@ def stability(
                     append(out, row, ("dataset", "model", "seed", "layers"))
                 share, layers = row["valid_accuracy"], row["layers"]
                 typer.echo(f"{dataset} {name} seed {seed}: {share:.3f} right with {layers} layers")
+
+
+@app.command()
+def odenet(
+    dataset: Annotated[
+        str, typer.Option("--dataset", "--data", help="mnist, or mnist10k: its test images alone")
+    ] = "mnist",
+    network: Annotated[
+        str, typer.Option(help="ResNet, RK-Net, ODE-Net, one block, stem only, or all")
+    ] = "all",
+    epochs: Annotated[int, typer.Option(help="passes over the images")] = 4,
+    batch: Annotated[int, typer.Option(help="images an update")] = 128,
+    rate: Annotated[float, typer.Option(help="largest learning rate")] = 0.02,
+    width: Annotated[int, typer.Option(help="channels; published: 64")] = 16,
+    groups: Annotated[int, typer.Option(help="groups of a normalization; published: 32")] = 4,
+    seeds: Seeds = "0,1,2",
+    device: Device = "cpu",
+    checkpoint: Checkpoint = None,
+    every: Every = 100,
+    threads: Threads = 1,
+    out: Out = Path("results/odenet_mnist.json"),
+) -> None:
+    """Classify MNIST with an ODE block, residual blocks or the stem alone."""
+    from nodes_tutorial.experiments.odenet import KEY, NETWORKS, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for seed in numbers(seeds, "seeds"):
+            for name in NETWORKS if network == "all" else (network,):
+                run = Run(
+                    dataset=dataset,
+                    network=name,
+                    epochs=epochs,
+                    batch=batch,
+                    rate=rate,
+                    width=width,
+                    groups=groups,
+                    seed=seed,
+                    device=device,
+                )
+                path = checkpoint_of(checkpoint, dataset, name.replace(" ", "-"), epochs, seed)
+                row, _ = execute(run, checkpoint=path, every=every)
+                append(out, row, KEY)
+                share = 100 * row["wrong"] / row["test_images"]
+                typer.echo(f"{dataset} {name} seed {seed}: {share:.2f} % wrong")
