@@ -6,6 +6,7 @@ import nodes_tutorial
 
 
 def main() -> None:
+    """Print the version, or what the package holds."""
     parser = argparse.ArgumentParser(
         prog="python -m nodes_tutorial",
         description=nodes_tutorial.__doc__.splitlines()[0],

@@ -73,9 +73,9 @@ class Converter:
         elif token.type in ("math_block", "math_block_label"):
             label = token.info if token.type == "math_block_label" else None
             self._lines(token, edits, self.display(token.content, label, quoted))
-        elif token.type in ("myst_target", "myst_line_comment"):
-            self._lines(token, edits, "")
-        elif token.type == "html_block" and token.content.startswith("<!--"):
+        elif token.type in ("myst_target", "myst_line_comment") or (
+            token.type == "html_block" and token.content.startswith("<!--")
+        ):
             self._lines(token, edits, "")
         elif token.type not in KEPT and token.type not in ("fence", "myst_block_break"):
             raise MarkupError(f"no plain form for {token.type}: {token.content[:60]!r}")

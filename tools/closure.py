@@ -105,10 +105,11 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
             for alias in node.names:
                 if alias.name.split(".")[0] == PACKAGE:
                     yield alias.name, None
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            if node.module.split(".")[0] == PACKAGE:
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            module = node.module or ""
+            if module.split(".")[0] == PACKAGE:
                 for alias in node.names:
-                    yield node.module, alias.name
+                    yield module, alias.name
 
 
 @lru_cache(maxsize=128)

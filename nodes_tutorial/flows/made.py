@@ -58,10 +58,8 @@ def made_masks(
         check_count("hidden", width, least=1)
     first = torch.arange(1, dim + 1)
     first = first.flip(0) if reverse else first
-    degrees = [first]
-    for width in hidden:
-        degrees.append(torch.arange(width) * (dim - 1) // width + min(1, dim - 1))
-    degrees.append(first.repeat(outputs) - 1)
+    inner = [torch.arange(width) * (dim - 1) // width + min(1, dim - 1) for width in hidden]
+    degrees = [first, *inner, first.repeat(outputs) - 1]
     return [rows[:, None] >= columns for columns, rows in pairwise(degrees)]
 
 

@@ -28,8 +28,8 @@ def style() -> None:
     greys = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor")
     greys += ("xtick.color", "ytick.color", "grid.color", "legend.labelcolor")
     transparent = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-    matplotlib.rcParams.update({key: INK for key in greys})
-    matplotlib.rcParams.update({key: "none" for key in transparent})
+    matplotlib.rcParams.update(dict.fromkeys(greys, INK))
+    matplotlib.rcParams.update(dict.fromkeys(transparent, "none"))
     cycle = cycler(color=PALETTE) + cycler(linestyle=DASHES)
     matplotlib.rcParams.update(
         {

@@ -63,6 +63,10 @@ def _robust_literal(node):
     return isinstance(node, _ast.Constant)
 
 
+def _robust_called(node):
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
 class _Robust(_ast.NodeTransformer):
     depth = 0
 
@@ -78,7 +82,7 @@ class _Robust(_ast.NodeTransformer):
 
     def visit_Call(self, node):
         self.generic_visit(node)
-        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        name = _robust_called(node)
         _ROBUST["instances"] += name.startswith("instance")
         if name in _SINKS and (node.args or node.keywords):
             _ROBUST["seeds"] += 1
@@ -108,15 +112,14 @@ class _Robust(_ast.NodeTransformer):
         if isinstance(node, _ast.BoolOp) and isinstance(node.op, _ast.And):
             node.values = [self.measured(x, label, number) for x in node.values]
         elif isinstance(node, _ast.Call) and not node.args:
-            if isinstance(node.func, _ast.Attribute) and node.func.attr == "all":
+            if isinstance(node.func, _ast.Attribute) and _robust_called(node) == "all":
                 node.func.value = self.measured(node.func.value, label, number)
-        elif isinstance(node, _ast.Call):
-            if getattr(node.func, "attr", getattr(node.func, "id", "")) == "all":
-                inner = node.args[0]
-                if isinstance(inner, _ast.GeneratorExp | _ast.ListComp):
-                    inner.elt = self.measured(inner.elt, label, number)
-                else:
-                    node.args[0] = self.measured(inner, label, number)
+        elif isinstance(node, _ast.Call) and _robust_called(node) == "all":
+            inner = node.args[0]
+            if isinstance(inner, _ast.GeneratorExp | _ast.ListComp):
+                inner.elt = self.measured(inner.elt, label, number)
+            else:
+                node.args[0] = self.measured(inner, label, number)
         return node
 
     def visit_Assert(self, node):
