@@ -344,3 +344,36 @@ def test_compiled(case):
     """In a process of its own: what tests check at run time is not for the compiler."""
     done = subprocess.run([sys.executable, CASES, case], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_each_part_of_a_tuple_is_checked():
+    """A transposed part has as many entries as the right one."""
+    y0 = (torch.ones(2, 3), torch.ones(4))
+    t = torch.tensor([0.0, 1.0])
+    with pytest.raises(ValueError, match=r"the shape of y: \(2, 3\), got \(3, 2\)"):
+        odeint(lambda t, y: (y[0].T, y[1]), y0, t)
+    with pytest.raises(TypeError, match="func must return the dtype of y"):
+        odeint(lambda t, y: (y[0], y[1].double()), y0, t)
+
+
+def test_the_norm_of_a_failure_is_that_of_the_last_good_output():
+    t, options = torch.tensor([0.0, 1.0, 3.0, 4.0]).double(), {"step_size": 0.1}
+    y0, kwargs = torch.full((2,), 1.2).double(), dict(method="euler", options=options)
+    with pytest.raises(SolverError) as caught:
+        odeint(lambda t, y: y**3 * (t < 5), y0, t, **kwargs)
+    good = odeint(lambda t, y: y**3, y0, t[:2], **kwargs)[-1]
+    assert caught.value.norm == pytest.approx(good.square().mean().sqrt().item(), rel=1e-12)
+
+
+def test_the_first_step_is_the_one_of_the_formula():
+    """Joint and own steps have an implementation each; a batch of one must get the same step."""
+    t, y0 = torch.tensor([0.0, 3.0]).double(), starts(1)
+    joint = solve(rotation, y0, t).step_sizes[0].item()
+    own = solve(rotation, y0, t, options={"per_sample": True}).step_sizes[0].item()
+    assert own == pytest.approx(joint, rel=1e-2)
+    # |y'| = |y''| = |y| here, so by hand: h = (0.3 / (|y| / scale))^(1/5)
+    scale = 1e-9 + 1e-7 * y0.abs()
+    size = (rotation(0, y0) / scale).square().mean().sqrt()
+    turned_twice = (y0 / scale).square().mean().sqrt()
+    by_hand = (0.3 / torch.maximum(size, turned_twice)) ** 0.2
+    assert joint == pytest.approx(by_hand.item(), rel=1e-3)

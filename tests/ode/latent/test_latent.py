@@ -579,3 +579,32 @@ def test_on_a_gpu():
     torch.testing.assert_close(
         net.cuda()(there, whole.times.cuda()).cpu(), here, rtol=1e-3, atol=1e-3
     )
+
+
+def test_draws_of_a_posterior_are_mean_plus_std_times_noise():
+    posterior = Posterior(torch.tensor([[[1.0, -2.0]]], **F64), torch.tensor([[[0.5, 3.0]]], **F64))
+    draws = posterior.rsample(4, torch.Generator().manual_seed(0))
+    noise = torch.randn(4, 1, 1, 2, generator=torch.Generator().manual_seed(0), **F64)
+    assert torch.equal(draws, posterior.mean + posterior.std * noise)
+
+
+@pytest.mark.parametrize("networks", [None, 2])
+def test_bounds_have_one_number_a_series_and_a_window_begins_at_the_grid(networks):
+    def source(seed):
+        return torch.Generator().manual_seed(seed)
+
+    whole, _ = periodic(3, source(0))
+    seen = observe(whole, 0.2, source(1))
+    generator = source(2) if networks is None else [source(seed) for seed in range(networks)]
+    net = LatentODE(1, 2, hidden=4, width=5, generator=generator)
+    shape = (3,) if networks is None else (networks, 3)
+    assert net.elbo(seen, generator=source(3)).shape == shape
+    assert net.iwae(seen, samples=2, generator=source(3)).shape == shape
+    for late in (lambda t: net(seen, t), lambda t: net.sample(seen, t, 2)):
+        with pytest.raises(ValueError, match="times must begin at the time of seen"):
+            late(whole.times[50:])
+
+
+def test_values_without_an_axis_of_features_are_refused():
+    with pytest.raises(ValueError, match=r"values\[0\] must have two axes"):
+        getattr(collate, "__wrapped__", collate)([torch.arange(3.0)], [torch.ones(3)])
