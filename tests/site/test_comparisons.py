@@ -24,13 +24,11 @@ WITHOUT_A_BOX: set[str] = {
     "ode/latent",
     "ode/known_unknowns",
     "flows/normalizing",
-    "flows/matching",
 }
 TO_BE_READ: set[str] = {
     "ode/latent",
     "ode/known_unknowns",
     "flows/normalizing",
-    "flows/matching",
 }
 
 COMPARING = re.compile(
