@@ -96,6 +96,16 @@ def test_divergence_of_gaussians_in_closed_form_vanishes_only_when_equal(measure
 
 
 @pytest.mark.claim("prop-density-kl")
+def test_divergence_is_infinite_where_the_model_has_no_mass():
+    x = toy2d.sample("8gaussians", 2000, rng(), dtype=F64)
+    board = toy2d.sample("checkerboard", 2000, rng(), dtype=F64)
+    there = toy2d.log_prob("8gaussians", x) - toy2d.log_prob("checkerboard", x)
+    back = toy2d.log_prob("checkerboard", board) - toy2d.log_prob("8gaussians", board)
+    assert there.mean() == math.inf  # the eight have mass outside the board
+    assert 0 < back.mean() < math.inf  # a model may have mass elsewhere
+
+
+@pytest.mark.claim("prop-density-kl")
 def test_best_nll_on_its_own_points_is_optimistic_by_half_a_nat_over_n(measured):
     """N(theta, 1) on n = 3 draws of N(0, 1), averaged over the draws by a Gauss-Hermite rule."""
     node, weight = np.polynomial.hermite_e.hermegauss(6)
@@ -336,6 +346,47 @@ def test_integrated_error_of_a_kernel_estimate(name, measured):
     assert measured(abs((4 * ratios[1] - ratios[0]) / 3 / leading - 1), "bias") < 1e-3
     if kappa != 1:
         assert abs(ratios[1] / (leading / kappa) - 1) > 0.5  # kappa not squared
+
+
+@pytest.mark.claim("thm-density-kde")
+def test_bias_and_variance_in_the_plane(measured):
+    """A mixture of two Gaussians, whose blur is known; one extrapolation in h squared."""
+    centers, x, v = randn(2, 2, seed=11), torch.tensor([0.4, -0.3], dtype=F64), 0.5
+
+    def mixture(x, variance):
+        square = (x - centers).square().sum(-1)
+        return (-square / (2 * variance)).exp().mean() / (math.tau * variance)
+
+    hessian = torch.func.hessian(lambda x: mixture(x, v))(x)
+    density, R = mixture(x, v), 1 / (4 * math.pi)
+    biases, variances = [], []
+    for h in (0.02, 0.01):
+        mean = mixture(x, v + h**2)
+        second = R / h**2 * mixture(x, v + h**2 / 2)
+        biases.append((mean - density) / h**2)
+        variances.append(h**2 * (second - mean**2))  # n h^d Var
+    bias = (4 * biases[1] - biases[0]) / 3
+    variance = (4 * variances[1] - variances[0]) / 3
+    assert measured(abs(bias - hessian.trace() / 2), "bias over h^2") < 1e-6
+    assert measured(abs(variance - R * density), "n h^d Var") < 1e-6
+    assert abs(bias - hessian[0, 0] / 2) > 1e-2  # one second derivative is not the Laplacian
+    assert abs(variance / 0.01 - R * density) > 1e-1  # h instead of h^2
+
+
+@pytest.mark.claim("thm-density-kde")
+def test_variance_of_two_points_by_enumeration(measured):
+    """A law with three atoms in the plane: all nine samples of two points."""
+    atoms, weights = randn(3, 2, seed=12), torch.tensor([0.2, 0.5, 0.3], dtype=F64)
+    x, h = torch.zeros(2, dtype=F64), 0.8
+    bump = (-(x - atoms).square().sum(-1) / (2 * h**2)).exp() / (math.tau * h**2)
+    values = (bump[:, None] + bump) / 2
+    chances = weights[:, None] * weights
+    mean = (chances * values).sum()
+    exact = (chances * (values - mean) ** 2).sum()
+    formula = ((weights * bump**2).sum() - (weights * bump).sum() ** 2) / 2
+    assert measured(abs(exact - formula), "variance") < 1e-14
+    assert abs(exact - (weights * bump**2).sum() / 2) > 1e-4  # without the squared mean
+    assert abs(exact - 2 * formula) > 1e-4  # without 1/n
 
 
 @pytest.mark.claim("cor-density-bandwidth")

@@ -140,6 +140,25 @@ def test_natural_gradient_is_the_best_direction_and_the_same_in_other_coordinate
     assert (J @ (J.T @ g) - g).abs().max() > 1  # plain gradients do change
 
 
+@pytest.mark.claim("prop-normalizing-natural")
+def test_a_step_of_the_optimizer_is_the_natural_gradient(measured):
+    """Against a dense solve; with little damping, and no clipping for these points."""
+    flow = RealNVP(2, 2, (3,), "tanh", rng(6), **F64)
+    x = torch.randn(400, 2, generator=rng(7), **F64)
+    rows = slow_scores(flow, x)
+    assert (rows.norm(dim=1) < 10 * rows.norm(dim=1).median()).all()
+    before = torch.nn.utils.parameters_to_vector(flow.parameters()).detach()
+    damping = 1e-4
+    fisher = rows.T @ rows / len(x) + damping * torch.eye(rows.shape[1], **F64)
+    exact = torch.linalg.solve(fisher, rows.mean(0))
+    NaturalGradient(flow, damping=damping, memory=0.0, momentum=0.0).step(x, rate=1.0)
+    move = torch.nn.utils.parameters_to_vector(flow.parameters()).detach() - before
+    assert measured((move - exact).norm() / exact.norm(), "step") < 1e-6
+    plain = rows.mean(0)
+    cosine = plain @ move / (plain.norm() * move.norm())
+    assert 0 < cosine < 0.9  # it goes uphill, and is not the plain gradient
+
+
 def test_the_mean_of_a_gaussian_is_reached_in_one_step():
     """There F = I is known; we give the optimizer the truth to see the rest of its step."""
     layer = Shift(2)

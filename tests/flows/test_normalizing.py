@@ -1,6 +1,9 @@
 """Claims of the chapter on the change of variables."""
 
+import json
 import math
+import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,19 +216,37 @@ def test_newton_is_monotone_from_the_chosen_start(gamma, measured):
 def test_newton_from_zero_overshoots():
     """The start matters: from 0 with a small slope the first step leaps far beyond the root."""
     gamma, y = 1e-6, 0.5
-    first = y / gamma
     root = brentq(lambda a: a + (gamma - 1) * np.tanh(a) - y, 0, 5)
+    slope = lambda a: 1 + (gamma - 1) / math.cosh(a) ** 2  # noqa: E731
+    first = -(0.0 - y) / slope(0.0)
     assert first > 1e5 * root
+    start = min(y / gamma, y - gamma + 1)
+    second = start - (start + (gamma - 1) * math.tanh(start) - y) / slope(start)
+    assert root <= second <= start < 10 * root
+    ours = float(solve_score(torch.tensor(y, **F64), torch.tensor(gamma, **F64)))
+    assert abs(ours - root) < 1e-9
+
+
+@pytest.mark.claim("lem-normalizing-planar-root")
+def test_third_start_rests_on_a_polynomial_bound():
+    a = np.linspace(0, 1, 100_001)
+    assert (np.tanh(a) <= a - a**3 / 3 + 2 * a**5 / 15 + 1e-16).all()
+    assert (np.tanh(a) >= a - a**3 / 3 - 1e-16).all()
+    assert (a - np.tanh(a) >= a**3 / 5 - 1e-16).all()
+    assert (a - np.tanh(a) < a**3 / 4)[-1]  # one fifth cannot be made one quarter
 
 
 @pytest.mark.claim("prop-normalizing-again")
 def test_repeated_correction_forgets_the_score(measured):
     limit = -math.log(math.e - 1)
     for s in (-8.0, -1.0, 0.0, 6.0):
-        seen = []
-        for _ in range(60):
-            s = -1 + math.log1p(math.exp(s))
-            seen.append(s)
+        planar, seen = PlanarTransform(3, rng(), **F64), []
+        with torch.no_grad():
+            planar.u.add_((s - planar.w @ planar.u) * planar.w / (planar.w @ planar.w))
+            for _ in range(60):
+                planar.u.copy_(planar.direction()[0])
+                seen.append(float(planar.w @ planar.u))
+        s = seen[-1]
         assert measured(abs(s - limit), "limit") < 1e-9
         gaps = np.abs(np.array(seen) - limit)
         near = gaps[(gaps < 1e-3) & (gaps > 1e-9)]
@@ -454,3 +475,23 @@ def test_a_proper_target_is_bounded_by_its_log_z():
     x, log_q = flow.rsample_and_log_prob(200_000, rng())
     free = (log_q + x.square().sum(-1)).mean()  # U = |x|², Z = pi
     assert free > -math.log(math.pi)
+
+
+@pytest.mark.claim("obs-normalizing-plane")
+def test_recorded_kernels_are_closer_than_recorded_couplings():
+    """Of the same toy and the same seeds; the kernels had far fewer points."""
+    record = Path(__file__).parents[2] / "results" / "density.json"
+    rows = json.loads(record.read_text(encoding="utf-8"))["rows"]
+    rows = [row for row in rows if row["dataset"] == "8gaussians"]
+    gaps, points = {}, {}
+    for model in ("kde", "realnvp"):
+        mine = [row for row in rows if row["model"] == model]
+        assert {row["seed"] for row in mine} >= {0, 1, 2}
+        gaps[model] = [row["excess"] for row in mine]
+        settings = mine[0]["settings"]
+        points[model] = settings.get("train_points") or settings["steps"] * settings["batch"]
+    assert points == {"kde": 10_000, "realnvp": 6_144_000}
+    mean = {model: statistics.mean(values) for model, values in gaps.items()}
+    assert round(mean["kde"], 4) == 0.0157 and round(mean["realnvp"], 4) == 0.0212
+    spread = math.sqrt(sum(statistics.variance(v) / len(v) for v in gaps.values()))
+    assert mean["realnvp"] - mean["kde"] > 3 * spread
