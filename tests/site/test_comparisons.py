@@ -23,12 +23,10 @@ ALLOWED = yaml.safe_load(Path(__file__).with_name("comparisons.yml").read_text(e
 WITHOUT_A_BOX: set[str] = {
     "ode/latent",
     "ode/known_unknowns",
-    "flows/normalizing",
 }
 TO_BE_READ: set[str] = {
     "ode/latent",
     "ode/known_unknowns",
-    "flows/normalizing",
 }
 
 COMPARING = re.compile(
