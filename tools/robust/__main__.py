@@ -112,6 +112,8 @@ def main(words: list[str]) -> int:
             skip(chapter, name, kept)
         if record.unspread(chapter, kept):
             pairs += [(chapter, name) for name in MORE_SEEDS]
+    order = [*VARIANTS, *MORE_SEEDS]
+    pairs.sort(key=lambda pair: order.index(pair[1]))  # a chapter that fails shows it early
     record.save(kept)
     print(f"{len(pairs)} pairs of chapter and variant to execute", flush=True)
     with ThreadPoolExecutor(cpu_count() or 1) as pool:
