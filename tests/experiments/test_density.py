@@ -159,7 +159,7 @@ def archive(path, arrays):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_images_command_records_bits_and_draws_samples(tmp_path):
+def test_images_command_records_bits_and_draws_samples(tmp_path, monkeypatch):
     out, picture = tmp_path / "images.json", tmp_path / "row.png"
     arguments = ["images", "--dataset", "digits", "--steps", "8", "--width", "8", "--depth", "1"]
     done = invoke(*arguments, "--out", str(out), "--picture", str(picture))
@@ -175,6 +175,9 @@ def test_images_command_records_bits_and_draws_samples(tmp_path):
     seen, held = (set(map(bytes, part.byte().numpy())) for part in images.split("digits"))
     assert len(seen & held) < 5  # a few digits of the set are equal
     assert plt.imread(picture).shape[:2] == (8, 8 * 12)
+    monkeypatch.setattr(images, "mnist", lambda part: (images.digits()[0], part))
+    whole, its_test = images.split("mnist")  # MNIST has a test set of its own
+    assert torch.equal(whole, its_test) and whole.max() == 255
     refused = invoke("images", "--dataset", "cifar", "--out", str(out))
     assert refused.exit_code == 1 and "dataset must be one of" in refused.output
 

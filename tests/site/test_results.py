@@ -28,6 +28,7 @@ def write(root: Path, name: str, content: object) -> None:
         "tabular",
         "matching",
         "images",
+        "classifiers",
         "latent",
         "known_unknowns",
         "stability",
@@ -97,6 +98,18 @@ def test_images_stand_below_the_published_numbers(root):
     assert [line[3] for line in published] == ["1.06", "1.05"]
     assert ours[1:] == ["9,000", "Glow", "1.250 (1)", "1.200 (1)", "123,456", "250"]
     assert digits[3] == whole[3] == "not run" and len(digits) == len(head) == len(ours)
+
+
+def test_classifiers_have_a_line_for_each_number_of_epochs(root):
+    row = {"dataset": "mnist", "network": "stem only", "epochs": 4, "parameters": 8650}
+    row |= {"test_images": 10_000, "cpu_seconds": 50.0}
+    found = [{**row, "wrong": n} for n in (100, 120)] + [{**row, "epochs": 16, "wrong": 50}]
+    write(root, "odenet_mnist.json", {"rows": found})
+    head, *published, four, sixteen, small = tables.classifiers(root)
+    assert [line[4] for line in published] == [".41", ".47", ".42"]
+    assert four[2:] == ["4", "8,650", "1.10 ±\N{NO-BREAK SPACE}0.14 (2)", "50"]
+    assert sixteen[2:] == ["16", "8,650", "0.50 (1)", "50"]
+    assert small[4] == "not run" and {len(line) for line in (*published, small)} == {len(head)}
 
 
 def test_every_record_of_the_book_is_listed():
