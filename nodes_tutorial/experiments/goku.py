@@ -121,7 +121,7 @@ def build(run: Run, train: Sequences) -> nn.Module:
     if run.system == "cvs":
         scale = {"center": train.x.mean((0, 1)), "gain": 1 / train.x.std((0, 1))}
     if run.model == "lstm":
-        return LSTMForecast(observed, 48, gain=1.0 if run.system == "cvs" else 5.0, **kind)
+        return LSTMForecast(observed, 48, **scale, **kind)
     how: dict[str, Any] = {"hidden": run.hidden, "noise": NOISE, **scale, **kind}
     if run.model == "latent-ode":
         field = PartlyKnown(_zero, MLP([6, 32, 6], **kind))

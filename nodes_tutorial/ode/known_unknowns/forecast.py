@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nodes_tutorial.nets import MLP
+from nodes_tutorial.nets.stack import Generators, Stack, sources
+from nodes_tutorial.ode.known_unknowns.lstm import LSTM, State
 
 __all__ = ["LSTMForecast"]
 
@@ -15,8 +16,10 @@ class LSTMForecast(nn.Module):
     Args:
         observed: entries of an observation.
         hidden: width of the recurrent state.
-        gain: factor of the observations where they are read.
-        generator: source of the initial weights; None means PyTorch's global one.
+        center: subtracted from the observations where they are read, a number or one an entry.
+        gain: factor after that; signals should come to the recurrent network at size one.
+        generator: source of the initial weights, or one for each of several networks, for which
+            results have an axis in front; None means PyTorch's global one.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -38,8 +41,9 @@ class LSTMForecast(nn.Module):
         observed: int,
         hidden: int = 64,
         *,
-        gain: float | int = 1.0,
-        generator: torch.Generator | None = None,
+        center: float | int | Float[Tensor, " observed"] = 0.0,
+        gain: float | int | Float[Tensor, " observed"] = 1.0,
+        generator: Generators = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -47,51 +51,42 @@ class LSTMForecast(nn.Module):
         if min(observed, hidden) < 1:
             raise ValueError(f"sizes must be at least 1, got {observed} and {hidden}")
         kind = {"dtype": dtype, "device": device}
-        self.gain = gain
-        self.embed = MLP([observed, hidden], generator=generator, **kind)
-        self.cell = draw_lstm(nn.LSTM(hidden, hidden, batch_first=True, **kind), generator)
-        self.read = MLP([hidden, 64, observed], generator=generator, **kind)
+        for name, value in (("center", center), ("gain", gain)):
+            self.register_buffer(name, torch.as_tensor(value, **kind), persistent=False)
+        generators, self.copies = sources(generator)
+        self.embed = Stack([observed, hidden], generators, **kind)
+        self.cell = LSTM(hidden, hidden, generators, **kind)
+        self.read = Stack([hidden, 64, observed], generators, **kind)
 
     def forward(
         self, x: Float[Tensor, "batch times observed"]
-    ) -> Float[Tensor, "batch times observed"]:
+    ) -> Float[Tensor, "*copies batch times observed"]:
         """At each time the prediction of the next observation."""
-        return self._run(x, None)[0]
+        found = self._run(x[None], None)[0]
+        return found if self.copies else found.squeeze(0)
 
-    def loss(self, x: Float[Tensor, "batch times observed"]) -> Float[Tensor, ""]:
+    def loss(self, x: Float[Tensor, "batch times observed"]) -> Float[Tensor, "*copies"]:
         """Mean squared error of the predictions one step ahead."""
-        return (self(x[:, :-1]) - x[:, 1:]).square().mean()
+        return (self(x[:, :-1]) - x[:, 1:]).square().mean((-3, -2, -1))
 
     def extend(
         self, x: Float[Tensor, "batch seen observed"], steps: int
-    ) -> Float[Tensor, "batch times observed"]:
+    ) -> Float[Tensor, "*copies batch times observed"]:
         """One-step predictions of x after its first entry, then ``steps`` more from its own output.
 
         Args:
             x: what is seen.
             steps: how many observations to go on.
         """
-        found, state = self._run(x, None)
-        path = [x[:, :1], found]
+        found, state = self._run(x[None], None)
+        path = [x[:, :1].expand_as(found[:, :, :1]), found]
         for _ in range(steps - 1):
-            found, state = self._run(found[:, -1:], state)
+            found, state = self._run(found[:, :, -1:], state)
             path.append(found)
-        return torch.cat(path, 1)
+        out = torch.cat(path, 2)
+        return out if self.copies else out.squeeze(0)
 
-    def _run(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple]:
-        h, state = self.cell(torch.tanh(self.embed(self.gain * x)), state)
-        return self.read(h), state
-
-
-def draw_lstm(lstm: nn.LSTM, generator: torch.Generator | None) -> nn.LSTM:
-    """Redraw all weights, uniform on plus or minus one over the root of the width.
-
-    Args:
-        lstm: changed in place, and returned.
-        generator: source of the numbers; None means PyTorch's global one.
-    """
-    bound = lstm.hidden_size**-0.5
-    with torch.no_grad():
-        for weight in lstm.parameters():
-            weight.uniform_(-bound, bound, generator=generator)
-    return lstm
+    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        rows = self.embed((self.gain * (x - self.center)).flatten(1, 2))
+        h, state = self.cell(torch.tanh(rows).unflatten(1, x.shape[1:3]), state)
+        return self.read(h.flatten(1, 2)).unflatten(1, x.shape[1:3]), state

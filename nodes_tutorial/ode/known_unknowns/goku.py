@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nodes_tutorial.nets import MLP
-from nodes_tutorial.ode.known_unknowns.forecast import draw_lstm
+from nodes_tutorial.nets.stack import Generators, Stack, sources
+from nodes_tutorial.ode.known_unknowns.lstm import LSTM
 from nodes_tutorial.ode.known_unknowns.partly_known import Field, grounding_loss
 from nodes_tutorial.ode.latent.likelihood import normal_kl
 from nodes_tutorial.ode.odeint import odeint
@@ -27,9 +27,9 @@ class Path(NamedTuple):
         x: the observations that they emit.
     """
 
-    theta: Float[Tensor, "batch parameters"]
-    z: Float[Tensor, "batch times state"]
-    x: Float[Tensor, "batch times observed"]
+    theta: Float[Tensor, "*copies batch parameters"]
+    z: Float[Tensor, "*copies batch times state"]
+    x: Float[Tensor, "*copies batch times observed"]
 
 
 class Parts(NamedTuple):
@@ -42,10 +42,10 @@ class Parts(NamedTuple):
         grounding: squared distance to the labelled states.
     """
 
-    loss: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]
-    divergence: Float[Tensor, ""]
-    grounding: Float[Tensor, ""]
+    loss: Float[Tensor, "*copies"]
+    reconstruction: Float[Tensor, "*copies"]
+    divergence: Float[Tensor, "*copies"]
+    grounding: Float[Tensor, "*copies"]
 
 
 class GOKUNet(nn.Module):
@@ -58,7 +58,8 @@ class GOKUNet(nn.Module):
     The posterior of :math:`\tilde u` is a diagonal Gaussian. Its part for the first state is
     read by a recurrent network that runs backwards over the sequence, its part for the
     parameters by one that runs both ways. With ``parameters=0`` and a network as field, this is
-    a latent ODE.
+    a latent ODE. With a sequence of generators the module holds as many independent networks,
+    and results have an axis for them in front.
 
     Args:
         field: the right-hand side, ``field(t, z, theta)`` with t 0-d; a module is trained too.
@@ -66,7 +67,8 @@ class GOKUNet(nn.Module):
         parameters: number of entries of θ.
         observed: number of entries of an observation.
         hidden: width of the recurrent networks and of what they read.
-        emission: maps states to observations; by default an MLP with 64 hidden units.
+        emission: maps states of shape (copies, rows, state) to observations; by default a
+            perceptron with 64 hidden units for each network.
         state_link: h, from all of ℝⁿ to states; by default the identity.
         parameter_link: k, from all of ℝⁿ to parameters; by default ``softplus``.
         noise: σ, the standard deviation of an observation.
@@ -76,7 +78,8 @@ class GOKUNet(nn.Module):
         atol: absolute tolerance.
         method: a key of ``METHODS``.
         options: as for ``odeint``.
-        generator: source of the initial weights; None means PyTorch's global one.
+        generator: source of the initial weights, or one for each of several networks that are
+            trained side by side; None means PyTorch's global one.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -113,7 +116,7 @@ class GOKUNet(nn.Module):
         atol: float = 1e-3,
         method: str = "dopri5",
         options: dict[str, Any] | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -131,29 +134,31 @@ class GOKUNet(nn.Module):
             self.register_buffer(name, torch.as_tensor(value, **kind), persistent=False)
         self.state_link, self.parameter_link = state_link, parameter_link
         self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)
-        self.embed = MLP([observed, hidden], generator=generator, **kind)
-        self.backwards = draw_lstm(nn.LSTM(hidden, hidden, batch_first=True, **kind), generator)
-        self.to_state = MLP([hidden, 2 * state], generator=generator, **kind)
-        self.both_ways = None
+        generators, self.copies = sources(generator)
+        self.embed = Stack([observed, hidden], generators, **kind)
+        self.readers = LSTM(hidden, hidden, generators * (3 if parameters else 1), **kind)
+        self.to_state = Stack([hidden, 2 * state], generators, **kind)
         if parameters:
-            both = nn.LSTM(hidden, hidden, batch_first=True, bidirectional=True, **kind)
-            self.both_ways = draw_lstm(both, generator)
-            self.to_theta = MLP([2 * hidden, 2 * parameters], generator=generator, **kind)
-        default = MLP([state, 64, observed], generator=generator, **kind)
+            self.to_theta = Stack([2 * hidden, 2 * parameters], generators, **kind)
+        default = Stack([state, 64, observed], generators, **kind)
         self.emission = default if emission is None else emission
 
     def infer(
         self, x: Float[Tensor, "batch times observed"]
-    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+    ) -> tuple[Float[Tensor, "copies batch latent"], Float[Tensor, "copies batch latent"]]:
         """Mean and log standard deviation of the posterior of (z̃, θ̃), from the whole sequence."""
-        h = torch.tanh(self.embed(self.gain * (x - self.center)))
-        mean, log_std = self.to_state(self.backwards(h.flip(1))[1][0][0]).chunk(2, -1)
-        if self.both_ways is not None:
-            parts = self.to_theta(self.both_ways(h)[0].mean(1)).chunk(2, -1)
+        read = self.gain * (x - self.center)
+        h = torch.tanh(self.embed(read.flatten(0, 1)[None])).unflatten(1, x.shape[:2])
+        back = h.flip(2)
+        outputs, (last, _) = self.readers(torch.cat([back, h, back] if self.sizes[1] else [back]))
+        mean, log_std = self.to_state(last[: len(h)]).chunk(2, -1)
+        if self.sizes[1]:
+            middle = torch.cat(outputs[len(h) :].mean(2).chunk(2), -1)  # of both directions
+            parts = self.to_theta(middle).chunk(2, -1)
             mean, log_std = torch.cat([mean, parts[0]], -1), torch.cat([log_std, parts[1]], -1)
         return mean, log_std - 3  # begins close to certain: a noisy start teaches the field little
 
-    def decode(self, u: Float[Tensor, "batch latent"], t: Float[Tensor, " times"]) -> Path:
+    def decode(self, u: Float[Tensor, "copies batch latent"], t: Float[Tensor, " times"]) -> Path:
         """Link, solve, emit.
 
         Args:
@@ -163,12 +168,14 @@ class GOKUNet(nn.Module):
         z0, theta = u.split(self.sizes, -1)
         z0 = z0 if self.state_link is None else self.state_link(z0)
         theta = self.parameter_link(theta)
-        z = odeint(lambda s, z: self.field(s, z, theta), z0, t, **self.solver).transpose(0, 1)
-        return Path(theta, z, self.emission(z))
+        z = odeint(lambda s, z: self.field(s, z, theta), z0, t, **self.solver).movedim(0, 2)
+        x = self.emission(z.flatten(1, 2)).unflatten(1, z.shape[1:3])
+        return Path(theta, z, x)
 
     def predict(self, x: Float[Tensor, "batch seen observed"], t: Float[Tensor, " times"]) -> Path:
         """The path of the posterior's mean, inferred from x, at times that may go on beyond it."""
-        return self.decode(self.infer(x)[0], t)
+        path = self.decode(self.infer(x)[0], t)
+        return path if self.copies else Path(*(part.squeeze(0) for part in path))
 
     def loss(
         self,
@@ -178,7 +185,7 @@ class GOKUNet(nn.Module):
         beta: float | int = 1.0,
         truth: Float[Tensor, "batch times state"] | None = None,
         mask: Bool[Tensor, "batch times"] | None = None,
-        weight: float | int = 0.0,
+        weight: float | int | Float[Tensor, " copies"] = 0.0,
         generator: torch.Generator | None = None,
     ) -> Parts:
         r"""One sample of the negative evidence bound, and the grounding.
@@ -189,7 +196,7 @@ class GOKUNet(nn.Module):
             beta: factor of the divergence; 1 is the bound.
             truth: labelled states, read where ``mask`` says so.
             mask: where there are labels.
-            weight: factor of the grounding loss.
+            weight: factor of the grounding loss; may be one for each network.
             generator: source of the sample; None means PyTorch's global one.
 
         Raises:
@@ -197,15 +204,17 @@ class GOKUNet(nn.Module):
 
         Chapter: thm-unknowns-elbo
         """
-        if weight and (truth is None or mask is None):
+        grounded = bool(torch.as_tensor(weight).any())
+        if grounded and (truth is None or mask is None):
             raise ValueError("truth and mask must be given when weight is not 0")
         mean, log_std = self.infer(x)
         sample = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         path = self.decode(mean + log_std.exp() * sample, t)
-        scaled = ((path.x - x) / self.noise).square().sum((1, 2)).mean()
+        scaled = ((path.x - x) / self.noise).square().sum((-2, -1)).mean(-1)
         constant = 0.5 * x[0].numel() * math.log(2 * math.pi * self.noise**2)
         reconstruction = 0.5 * scaled + constant
-        divergence = normal_kl(mean, log_std.exp()).mean()
-        ground = grounding_loss(path.z, truth, mask) if weight else x.new_zeros(())
+        divergence = normal_kl(mean, log_std.exp()).mean(-1)
+        ground = grounding_loss(path.z, truth, mask) if grounded else torch.zeros_like(divergence)
         total = reconstruction + beta * divergence + weight * ground
-        return Parts(total, reconstruction, divergence, ground)
+        parts = Parts(total, reconstruction, divergence, ground)
+        return parts if self.copies else Parts(*(part.squeeze(0) for part in parts))

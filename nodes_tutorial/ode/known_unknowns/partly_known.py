@@ -54,14 +54,14 @@ def identify(
 
 
 def grounding_loss(
-    z: Float[Tensor, "batch times state"],
+    z: Float[Tensor, "*copies batch times state"],
     truth: Float[Tensor, "batch times state"],
     mask: Bool[Tensor, "batch times"],
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, "*copies"]:
     r"""Mean squared distance to the labelled states, :math:`\sum_{(i,k)}|z - z^*|^2/\#`.
 
     Args:
-        z: states of the model.
+        z: states of the model, or of several models.
         truth: their true values; read only where there is a label.
         mask: where there is one.
 
@@ -77,7 +77,7 @@ def grounding_loss(
     >>> grounding_loss(z, -z, torch.tensor([[True, False, False]]))
     tensor(8.)
     """
-    error = torch.where(mask[..., None], z - truth, 0).square().sum()
+    error = torch.where(mask[..., None], z - truth, 0).square().sum((-3, -2, -1))
     return error / mask.sum().clamp(min=1)
 
 

@@ -203,6 +203,7 @@ class ODERNN(nn.Module):
         pick = k.expand(copies, n, -1).permute(2, 0, 1).unsqueeze(-1)
         h = states.gather(0, pick.expand(*pick.shape[:-1], self.hidden))
         gaps = times.view(-1, 1, 1, 1) - when.expand(-1, copies, n, 1).gather(0, pick)
+        gaps = torch.where(pick > 0, gaps, 0.0)  # nothing moves before the first observation
         h, gaps = (v.transpose(0, 1).flatten(1, 2) for v in (h, gaps))
         h = self.evolve(h, gaps)
         out = self.readout(torch.cat([h, *[gaps] * self.elapsed], -1))
