@@ -20,7 +20,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 PINS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
 )
-IMPORT_NAMES = {"scikit-learn": "sklearn"}
+IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
 NOTEBOOK = {"IPython", "matplotlib_inline"}
 
 
