@@ -23,9 +23,9 @@ class Tasks(NamedTuple):
         query_y: their targets.
     """
 
-    support_x: Float[Tensor, "tasks support *input"]
+    support_x: Float[Tensor, "tasks support ..."]
     support_y: Tensor
-    query_x: Float[Tensor, "tasks query *input"]
+    query_x: Float[Tensor, "tasks query ..."]
     query_y: Tensor
 
     @property

@@ -24,11 +24,11 @@ class CGResult(NamedTuple):
             positive definite, or rounding has the upper hand. x is what was reached before it.
     """
 
-    x: Float[Tensor, "*batch size"]
-    residual: Float[Tensor, "*batch"]
-    iterations: Int[Tensor, "*batch"]
-    converged: Bool[Tensor, "*batch"]
-    negative_curvature: Bool[Tensor, "*batch"]
+    x: Float[Tensor, "... size"]
+    residual: Float[Tensor, "..."]
+    iterations: Int[Tensor, "..."]
+    converged: Bool[Tensor, "..."]
+    negative_curvature: Bool[Tensor, "..."]
 
 
 @torch.no_grad()
