@@ -99,6 +99,30 @@ def gradient_is_not_dropped():
         fails(ValueError, message, FIELD, Y0, T, options=options)
 
 
+class Late(nn.Module):
+    """A field that uses its parameter only in the second half."""
+
+    def __init__(self):
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+    def forward(self, t, y):
+        if t < 0.5:
+            return -y
+        return -y - self.k
+
+
+def gradient_that_begins_later():
+    field, ends = Late(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    y = odeint(field, Y0, ends, rtol=1e-6, atol=1e-6, options={"compile": True})[-1]
+    (found,) = torch.autograd.grad(y.sum(), field.parameters())
+    exact = -Y0.numel() * (1 - math.exp(-0.5))
+    assert abs(found - exact) < 1e-3, (found, exact)
+    for options in ({"per_sample": True}, {"step_size": 0.1}):
+        options["compile"] = True
+        fails(ValueError, "serves solves without a gradient", field, Y0, ends, options=options)
+
+
 def steps_for_batches_of_other_sizes():
     """A compiled step is made for one batch, then for any."""
     many = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64).view(12, 2)

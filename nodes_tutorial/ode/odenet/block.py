@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nodes_tutorial.ode.odeint import odeint
+from nodes_tutorial.ode.solvers.tableau import Tableau
 
 
 class ODEBlock(nn.Module):
@@ -16,7 +17,7 @@ class ODEBlock(nn.Module):
         field: a module with the calling convention of ``odeint``.
         rtol: relative tolerance.
         atol: absolute tolerance.
-        method: a key of ``METHODS``.
+        method: a key of ``METHODS``, or a :class:`Tableau`.
         gradient: ``"direct"``, ``"checkpoint"`` or ``"adjoint"``.
         options: as for ``odeint``.
 
@@ -46,7 +47,7 @@ class ODEBlock(nn.Module):
         *,
         rtol: float = 1e-3,
         atol: float = 1e-3,
-        method: str = "dopri5",
+        method: str | Tableau = "dopri5",
         gradient: str = "direct",
         options: dict[str, Any] | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ from nodes_tutorial.ode.solvers.gather import Gather, Wanted
 from nodes_tutorial.ode.solvers.loops import adaptive_steps, fixed_steps
 from nodes_tutorial.ode.solvers.per_sample import per_sample_steps
 from nodes_tutorial.ode.solvers.problem import Again, Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.recall import modules_behind
 from nodes_tutorial.ode.solvers.stages import ReusedSlope
 from nodes_tutorial.ode.solvers.step import Step
 
@@ -100,10 +101,18 @@ def _compiled(problem: Problem, settings: Settings) -> Tensor:
 
 
 def _differentiable(problem: Problem) -> bool:
-    """Whether a gradient may be wanted; to know that takes an evaluation where one could be."""
-    if not torch.is_grad_enabled() and not under_transform():
+    """Whether a gradient may be wanted: of y0, of what the first slope shows, or of a parameter.
+
+    A parameter counts even where the first slope does not depend on it, since a later one may.
+    """
+    if problem.graph:
+        return True
+    if not torch.is_grad_enabled():
         return False
-    problem.first_slope()
+    modules = modules_behind(problem.func)
+    problem.graph = any(p.requires_grad for module in modules for p in module.parameters())
+    if not problem.graph:
+        problem.first_slope()
     return problem.graph
 
 

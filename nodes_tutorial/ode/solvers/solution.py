@@ -12,6 +12,7 @@ from nodes_tutorial.ode.solvers.options import prepare
 from nodes_tutorial.ode.solvers.problem import Problem, State, carries_derivative
 from nodes_tutorial.ode.solvers.run import run
 from nodes_tutorial.ode.solvers.step import Step
+from nodes_tutorial.ode.solvers.tableau import Tableau
 from nodes_tutorial.ode.solvers.times import move_start, moved_outputs
 
 
@@ -92,7 +93,7 @@ def solve(
     *,
     rtol: float = 1e-7,
     atol: float = 1e-9,
-    method: str = "dopri5",
+    method: str | Tableau = "dopri5",
     options: dict[str, Any] | None = None,
 ) -> Solution:
     """Solve an initial value problem and keep the record: evaluations, steps, dense output.
