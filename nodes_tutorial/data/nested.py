@@ -79,6 +79,7 @@ def nested_spheres(
         ValueError: a number of points or ``dim`` below 1, or ``radii`` out of order.
 
     Chapter: thm-augmented-spheres
+
     References: Dupont, Doucet and Teh (2019), section 4.2 and its released code.
 
     >>> import torch

@@ -31,6 +31,7 @@ class ReactionDiffusionAdvection(nn.Module):
         ValueError: ``tau`` not positive.
 
     Chapter: prop-coupled-modes
+
     References: Zhang et al. (2019).
 
     >>> import torch
@@ -111,6 +112,7 @@ class CoupledODE(nn.Module):
         options: as for ``odeint``.
 
     Chapter: thm-coupled-optimality
+
     References: Zhang et al. (2019); Gholami, Keutzer and Biros (2019).
 
     >>> import torch

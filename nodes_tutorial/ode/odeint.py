@@ -75,14 +75,14 @@ def odeint(
         SolverError: NaN or Inf, step size underflow or ``max_steps`` exceeded, with the time, the
             step and the norm of the state reached.
 
-    Example:
-        >>> from nodes_tutorial.ode import odeint
-        >>> import torch
-        >>> y = odeint(lambda t, y: -y, torch.ones(1).double(), torch.tensor([0.0, 1.0]).double())
-        >>> f"{y[-1].item():.6f}"
-        '0.367879'
+    >>> from nodes_tutorial.ode import odeint
+    >>> import torch
+    >>> y = odeint(lambda t, y: -y, torch.ones(1).double(), torch.tensor([0.0, 1.0]).double())
+    >>> f"{y[-1].item():.6f}"
+    '0.367879'
 
     Chapter: def-runge-kutta
+
     References: Hairer, Nørsett and Wanner (1993), chapter II; Chen et al. (2018).
     """
     problem, settings = prepare(func, y0, t, method, rtol, atol, options, gradient)

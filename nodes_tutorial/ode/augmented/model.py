@@ -140,6 +140,7 @@ class AugmentedODE(nn.Module):
             with several generators.
 
     Chapter: def-augmented-ode
+
     References: Dupont, Doucet and Teh (2019), section 3.
 
     >>> import torch

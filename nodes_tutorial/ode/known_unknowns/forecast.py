@@ -27,6 +27,7 @@ class LSTMForecast(nn.Module):
         ValueError: a size below 1.
 
     Chapter: def-unknowns-model
+
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.
 
     >>> import torch

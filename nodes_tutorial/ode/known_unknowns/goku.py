@@ -87,6 +87,7 @@ class GOKUNet(nn.Module):
         ValueError: a size below 1, negative ``parameters``, or ``noise`` not positive.
 
     Chapter: def-unknowns-model
+
     References: Linial, Ravid, Eytan and Shalit (2021), section 4.
 
     >>> import torch

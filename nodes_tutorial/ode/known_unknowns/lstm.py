@@ -29,6 +29,7 @@ class LSTM(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Chapter: def-unknowns-model
+
     References: Hochreiter and Schmidhuber (1997).
 
     >>> net = LSTM(3, 5, [torch.Generator().manual_seed(s) for s in range(2)])

@@ -36,6 +36,7 @@ def identify(
         torch.linalg.LinAlgError: G is singular to working precision.
 
     Chapter: thm-unknowns-identifiable
+
     References: Ljung (1999), section 4.
 
     >>> import torch
@@ -69,6 +70,7 @@ def grounding_loss(
         The mean over labels; 0 when there are none.
 
     Chapter: prop-unknowns-symmetry
+
     References: Linial, Ravid, Eytan and Shalit (2021), section 4.
 
     >>> import torch
@@ -89,6 +91,7 @@ class PartlyKnown(nn.Module):
         net: the network v.
 
     Chapter: prop-unknowns-missing
+
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.2.
 
     >>> import torch

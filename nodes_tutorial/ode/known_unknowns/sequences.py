@@ -66,6 +66,7 @@ def pendulum_sequences(
         ValueError: ``n`` below 1, ``steps`` below 2, or an unknown ``solver``.
 
     Chapter: thm-unknowns-identifiable
+
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.
 
     >>> import torch
@@ -121,6 +122,7 @@ def cardiovascular_sequences(
         ValueError: ``n`` below 1 or ``steps`` below 2.
 
     Chapter: prop-unknowns-volume
+
     References: Zenker, Rubin and Clermont (2007); Linial et al. (2021), section 5.
 
     >>> import torch

@@ -41,6 +41,7 @@ def pendulum(
         dz/dt.
 
     Chapter: thm-unknowns-identifiable
+
     References: Linial, Ravid, Eytan and Shalit (2021), section 5.
 
     >>> import math
@@ -83,6 +84,7 @@ def semi_implicit_pendulum(
         ValueError: ``steps`` below 1.
 
     Chapter: prop-unknowns-mismatch
+
     References: OpenAI Gym, ``Pendulum-v0``; Linial et al. (2021), released data generator.
 
     >>> import torch
@@ -166,6 +168,7 @@ def cardiovascular(
         dz/dt.
 
     Chapter: prop-unknowns-volume
+
     References: Zenker, Rubin and Clermont (2007); Linial et al. (2021), section 5.
 
     >>> import torch

@@ -19,6 +19,7 @@ class DeltaRNN(ODERNN):
     encoder of a ``LatentODE`` it makes the model called "latent ODE with RNN encoder".
 
     Chapter: def-latent-odernn
+
     References: Rubanova, Chen and Duvenaud (2019), section 4.
 
     >>> import torch
@@ -64,6 +65,7 @@ class RNNVAE(LatentODE):
         device: device of the weights; None means PyTorch's default.
 
     Chapter: def-latent-ode
+
     References: Rubanova, Chen and Duvenaud (2019), section 4.
 
     >>> import torch

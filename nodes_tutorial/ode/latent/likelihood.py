@@ -80,6 +80,7 @@ def poisson_log_prob(
         mask: grid times at which something happened.
 
     Chapter: thm-latent-poisson
+
     References: Daley and Vere-Jones (2003), section 2.1.
 
     >>> import torch
@@ -123,6 +124,7 @@ def iwae_bound(log_weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*
         log_weights: :math:`\log w_k`, the samples first.
 
     Chapter: thm-latent-iwae
+
     References: Burda, Grosse and Salakhutdinov (2016), section 3.
 
     >>> import torch
@@ -142,6 +144,7 @@ def kl_weight(step: int, wait: int = 10, rate: float = 0.99) -> float:
         rate: how slowly it goes to 1.
 
     Chapter: def-latent-ode
+
     References: the program of Rubanova, Chen and Duvenaud (2019), which counts epochs.
 
     >>> from nodes_tutorial.ode.latent import kl_weight

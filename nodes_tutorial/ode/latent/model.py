@@ -72,6 +72,7 @@ class LatentODE(nn.Module):
         ValueError: a size below 1, ``noise`` not positive, or an encoder with other copies.
 
     Chapter: def-latent-ode
+
     References: Rubanova, Chen and Duvenaud (2019), section 3.2.
 
     >>> import torch

@@ -32,6 +32,7 @@ class GRU(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Chapter: def-latent-odernn
+
     References: Cho et al. (2014).
 
     >>> import torch
@@ -97,6 +98,7 @@ class ODERNN(nn.Module):
         ValueError: a size below 1, unknown ``method`` or ``step_size`` not positive.
 
     Chapter: def-latent-odernn
+
     References: Rubanova, Chen and Duvenaud (2019), algorithm 1.
 
     >>> import torch

@@ -31,6 +31,7 @@ class ODEBlock(nn.Module):
         TypeError: ``field`` is not a module.
 
     Chapter: prop-odenet-nfe
+
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 3.
 
     >>> import torch

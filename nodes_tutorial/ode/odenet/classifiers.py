@@ -45,6 +45,7 @@ class ConvODEFunc(nn.Module):
         activation: a key of ``nodes_tutorial.nets.ACTIVATIONS``.
 
     Chapter: prop-odenet-parameters
+
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), section 3.
 
     >>> import torch
@@ -169,6 +170,7 @@ def ODENet(
         **layout: ``stem``, ``downsamplings``, ``classes``, ``generator``, as for ``Classifier``.
 
     Chapter: prop-odenet-parameters
+
     References: Chen, Rubanova, Bettencourt and Duvenaud (2018), table 1.
 
     >>> from nodes_tutorial.ode import ODENet

@@ -39,12 +39,12 @@ def euler_error_bound(constants: Constants, depth: int, T: float = 1.0) -> float
         The bound, in the units of the state.
 
     Chapter: thm-residual-euler
+
     References: Hairer, Nørsett, Wanner (1993), Solving Ordinary Differential Equations I, I.7.
 
-    Example:
-        >>> from nodes_tutorial.ode.residual import Constants, euler_error_bound
-        >>> euler_error_bound(Constants(K=0.0, lam=1.0, M=1.0), depth=10)
-        0.05
+    >>> from nodes_tutorial.ode.residual import Constants, euler_error_bound
+    >>> euler_error_bound(Constants(K=0.0, lam=1.0, M=1.0), depth=10)
+    0.05
     """
     K, lam, M = constants
     growth = math.expm1(K * T) / K if K > 0 else T
@@ -72,15 +72,14 @@ def field_constants(net: ResidualNet, radius: float, grid: int = 2001) -> Consta
 
     Chapter: lem-residual-constants
 
-    Example:
-        >>> import torch
-        >>> from nodes_tutorial.ode import ResidualNet
-        >>> from nodes_tutorial.ode.residual import field_constants
-        >>> net = ResidualNet(1, 1, depth=1, modes=1)
-        >>> for p in net.parameters():
-        ...     _ = torch.nn.init.constant_(p, 2.0)
-        >>> field_constants(net, radius=1.0)
-        Constants(K=4.0, lam=0.0, M=2.0)
+    >>> import torch
+    >>> from nodes_tutorial.ode import ResidualNet
+    >>> from nodes_tutorial.ode.residual import field_constants
+    >>> net = ResidualNet(1, 1, depth=1, modes=1)
+    >>> for p in net.parameters():
+    ...     _ = torch.nn.init.constant_(p, 2.0)
+    >>> field_constants(net, radius=1.0)
+    Constants(K=4.0, lam=0.0, M=2.0)
     """
     t = torch.linspace(0, net.T, grid, dtype=net.W.dtype, device=net.W.device)
     top, slope = [], []

@@ -42,11 +42,10 @@ def residual_states(
 
     Chapter: def-residual-network
 
-    Example:
-        >>> import torch
-        >>> from nodes_tutorial.ode.residual import residual_states
-        >>> residual_states([torch.neg, torch.neg], torch.tensor([[1.0]]), 0.5).flatten()
-        tensor([1.0000, 0.5000, 0.2500])
+    >>> import torch
+    >>> from nodes_tutorial.ode.residual import residual_states
+    >>> residual_states([torch.neg, torch.neg], torch.tensor([[1.0]]), 0.5).flatten()
+    tensor([1.0000, 0.5000, 0.2500])
     """
     states = [y]
     for f in layers:
@@ -74,12 +73,11 @@ def sample_layers(field: Field, depth: int, like: Tensor, T: float = 1.0) -> lis
 
     Chapter: thm-residual-euler
 
-    Example:
-        >>> import torch
-        >>> from nodes_tutorial.ode.residual import residual_states, sample_layers
-        >>> y = torch.zeros(1, 1)
-        >>> residual_states(sample_layers(lambda t, y: t + 0 * y, 4, y), y, 0.25)[-1].item()
-        0.375
+    >>> import torch
+    >>> from nodes_tutorial.ode.residual import residual_states, sample_layers
+    >>> y = torch.zeros(1, 1)
+    >>> residual_states(sample_layers(lambda t, y: t + 0 * y, 4, y), y, 0.25)[-1].item()
+    0.375
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
@@ -114,12 +112,11 @@ class ResidualNet(nn.Module):
 
     Chapter: def-residual-network
 
-    Example:
-        >>> import torch
-        >>> from nodes_tutorial.ode import ResidualNet
-        >>> net = ResidualNet(2, 8, depth=4, modes=3, generator=torch.Generator().manual_seed(0))
-        >>> net(torch.zeros(5, 2)).shape, net.states(torch.zeros(5, 2), depth=64).shape
-        (torch.Size([5, 2]), torch.Size([65, 5, 2]))
+    >>> import torch
+    >>> from nodes_tutorial.ode import ResidualNet
+    >>> net = ResidualNet(2, 8, depth=4, modes=3, generator=torch.Generator().manual_seed(0))
+    >>> net(torch.zeros(5, 2)).shape, net.states(torch.zeros(5, 2), depth=64).shape
+    (torch.Size([5, 2]), torch.Size([65, 5, 2]))
     """
 
     def __init__(
@@ -224,15 +221,15 @@ def invert_layer(
         RuntimeError: ``max_iter`` is reached: hK is not below 1, or ``tol`` is below rounding.
 
     Chapter: prop-residual-invertible
+
     References: Behrmann et al. (2019), Invertible Residual Networks, algorithm 1.
 
-    Example:
-        >>> import math
-        >>> import torch
-        >>> from nodes_tutorial.ode.residual import invert_layer
-        >>> z = torch.tensor([[1.0 + 0.5 * math.sin(1.0)]])
-        >>> invert_layer(torch.sin, z, 0.5, tol=1e-6).round(decimals=4)
-        tensor([[1.]])
+    >>> import math
+    >>> import torch
+    >>> from nodes_tutorial.ode.residual import invert_layer
+    >>> z = torch.tensor([[1.0 + 0.5 * math.sin(1.0)]])
+    >>> invert_layer(torch.sin, z, 0.5, tol=1e-6).round(decimals=4)
+    tensor([[1.]])
     """
     y = z
     for _ in range(max_iter):

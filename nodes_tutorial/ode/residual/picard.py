@@ -30,12 +30,11 @@ def picard_step(
 
     Chapter: thm-residual-picard
 
-    Example:
-        >>> import torch
-        >>> from nodes_tutorial.ode.residual import picard_step
-        >>> t = torch.linspace(0, 1, 3)
-        >>> picard_step(lambda t, y: y, torch.ones(3, 1), t).flatten()
-        tensor([1.0000, 1.5000, 2.0000])
+    >>> import torch
+    >>> from nodes_tutorial.ode.residual import picard_step
+    >>> t = torch.linspace(0, 1, 3)
+    >>> picard_step(lambda t, y: y, torch.ones(3, 1), t).flatten()
+    tensor([1.0000, 1.5000, 2.0000])
     """
     column = t.reshape(-1, *[1] * (u.dim() - 1))
     rates = field(column, u)

@@ -28,12 +28,11 @@ def interpolating_net(values: Float[Tensor, " nodes"], activation: str = "tanh")
 
     Chapter: thm-residual-width
 
-    Example:
-        >>> import torch
-        >>> from nodes_tutorial.ode.residual import interpolating_net
-        >>> net = interpolating_net(torch.tensor([0.0, 1.0, 0.0]), "relu")
-        >>> net(torch.tensor([[0.25], [0.5], [1.0]])).flatten().tolist()
-        [0.5, 1.0, 0.0]
+    >>> import torch
+    >>> from nodes_tutorial.ode.residual import interpolating_net
+    >>> net = interpolating_net(torch.tensor([0.0, 1.0, 0.0]), "relu")
+    >>> net(torch.tensor([[0.25], [0.5], [1.0]])).flatten().tolist()
+    [0.5, 1.0, 0.0]
     """
     n = len(values) - 1
     if n < 1:

@@ -115,6 +115,7 @@ def error_ratio(
         norm: over the whole state or for each sample.
 
     Chapter: def-error-ratio
+
     References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
     """
     scale = torch.add(atol, size, alpha=rtol)
@@ -142,6 +143,7 @@ def step_factor(ratio: float, previous: float, order: int) -> float:
         order: q, the ``error_order`` of the tableau.
 
     Chapter: prop-pi-controller
+
     References: Hairer and Wanner (1996), section IV.2; Gustafsson (1991).
     """
     if not math.isfinite(ratio):

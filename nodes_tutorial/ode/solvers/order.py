@@ -3,6 +3,7 @@
 Everything here is arithmetic on the tableau's own numbers. Fractions stay fractions.
 
 Chapter: thm-solvers-order
+
 References: Butcher (2016), chapter 3; Hairer, Nørsett and Wanner (1993), section II.2.
 """
 
@@ -89,6 +90,7 @@ def order_conditions(
         ValueError: if ``embedded`` is asked of a method that has no companion.
 
     Chapter: thm-solvers-order
+
     References: Hairer, Nørsett and Wanner (1993), theorem II.2.13.
 
     >>> from nodes_tutorial.ode.solvers import order_conditions

@@ -113,14 +113,13 @@ def solve(
     Raises:
         ValueError, TypeError, SolverError: as :func:`odeint`.
 
-    Example:
-        >>> from nodes_tutorial.ode import solve
-        >>> import torch
-        >>> sol = solve(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]))
-        >>> sol.nfe == 2 + 6 * (sol.accepted + sol.rejected)
-        True
-        >>> sol.interpolate(torch.tensor([0.5])).shape
-        torch.Size([1, 1])
+    >>> from nodes_tutorial.ode import solve
+    >>> import torch
+    >>> sol = solve(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]))
+    >>> sol.nfe == 2 + 6 * (sol.accepted + sol.rejected)
+    True
+    >>> sol.interpolate(torch.tensor([0.5])).shape
+    torch.Size([1, 1])
 
     Chapter: def-runge-kutta
     """

@@ -43,6 +43,7 @@ class Tableau:
             the sums of the rows of a.
 
     Chapter: def-runge-kutta
+
     References: Hairer, Nørsett and Wanner (1993), section II.1.
     """
 

@@ -4,6 +4,7 @@ A tree is a sorted tuple of the subtrees at its root, so the single vertex is ``
 of two vertices is ``((),)``. Every rooted tree has exactly one such tuple.
 
 Chapter: def-solvers-trees
+
 References: Butcher (2016), chapter 3; Hairer, Nørsett and Wanner (1993), section II.2.
 """
 

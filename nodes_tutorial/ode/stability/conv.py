@@ -59,6 +59,7 @@ class ConvStableNet(nn.Module):
         ValueError: unknown ``kind``.
 
     Chapter: thm-stability-antisymmetric
+
     References: Haber and Ruthotto (2018), section 6.4.
 
     >>> import torch

@@ -22,6 +22,7 @@ def prolong(w: Float[Tensor, "layers *shape"]) -> Float[Tensor, "fine *shape"]:
         Stacked weights at the times jh/2.
 
     Chapter: prop-stability-prolong
+
     References: Haber and Ruthotto (2018), section 3.3.
 
     >>> import torch
@@ -44,6 +45,7 @@ def smoothness_penalty(weights: Sequence[Tensor], h: float | int) -> Float[Tenso
         h: time between two layers.
 
     Chapter: prop-stability-prolong
+
     References: Haber and Ruthotto (2018), equation (3.1).
 
     >>> import torch

@@ -51,6 +51,7 @@ def train_blocks(
         The record of the training.
 
     Chapter: prop-stability-descent
+
     References: Haber and Ruthotto (2018), section 5.
 
     >>> import torch
@@ -210,6 +211,7 @@ def train_multilevel(net: StableNet, objective: Objective, levels: int, **option
         ValueError: ``levels`` below 1.
 
     Chapter: prop-stability-prolong
+
     References: Haber and Ruthotto (2018), section 3.3.
     """
     if levels < 1:

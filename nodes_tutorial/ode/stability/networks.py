@@ -33,6 +33,7 @@ class PlainNet(StableNet):
         dim, layers, T, scale, generator, dtype, device: as for ``StableNet``.
 
     Chapter: thm-stability-euler-region
+
     References: Haber and Ruthotto (2018), equation (2.1).
 
     >>> import torch
@@ -55,6 +56,7 @@ class AntisymmetricNet(StableNet):
         ValueError: ``gamma`` below 0.
 
     Chapter: thm-stability-antisymmetric
+
     References: Haber and Ruthotto (2018), equation (4.1).
 
     >>> import torch
@@ -84,6 +86,7 @@ class LeapfrogNet(StableNet):
         dim, layers, T, scale, generator, dtype, device: as for ``StableNet``.
 
     Chapter: prop-stability-second-order
+
     References: Haber and Ruthotto (2018), section 4.2.
 
     >>> import torch
@@ -129,6 +132,7 @@ class VerletNet(StableNet):
         hidden: features m of z, which starts at 0; by default n.
 
     Chapter: prop-stability-second-order
+
     References: Haber and Ruthotto (2018), equation (4.3), with a bias for each row.
 
     >>> import torch

@@ -62,6 +62,7 @@ def fit_classifier(
         ValueError: ``alpha`` not positive.
 
     Chapter: prop-stability-descent
+
     References: Haber and Ruthotto (2018), section 5.1.
 
     >>> import torch

@@ -39,6 +39,7 @@ def verlet_step(
         Position and momentum, the latter again half a step behind.
 
     Chapter: thm-stability-symplectic
+
     References: Hairer, Lubich and Wanner (2006), sections I.1.4 and VI.3.
 
     >>> import torch
@@ -81,6 +82,7 @@ def verlet(
         ValueError: ``steps`` below 0.
 
     Chapter: thm-stability-symplectic
+
     References: Hairer, Lubich and Wanner (2006), section I.1.4.
 
     >>> import torch
@@ -130,6 +132,7 @@ def leapfrog(
         ValueError: ``steps`` below 0.
 
     Chapter: thm-stability-symplectic
+
     References: Hairer, Lubich and Wanner (2006), section I.1.4; Neal (2011), section 5.2.3.
 
     >>> import torch
