@@ -154,7 +154,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     Its first line has the sha256 of all that follows, which is what ``torch.save`` wrote.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Returns:
         ``done``, ``history``, ``state`` and the states of the global generators.

@@ -51,7 +51,7 @@ class Characters(NamedTuple):
 
     @property
     def alphabets(self) -> tuple[str, ...]:
-        """Of each class the part of its name before the first stroke."""
+        """The alphabet of each class: the part of its name before the first slash."""
         return tuple(name.split("/")[0] for name in self.names)
 
 
@@ -78,6 +78,9 @@ def omniglot(
             the step, which keeps thin lines.
         dtype: dtype of the images.
 
+    Returns:
+        The drawings and the class of each.
+
     Raises:
         ValueError: unknown ``part``, or ``side`` not between 1 and 105.
         DataError: a file is not at hand and cannot be had, or its drawings are not Omniglot's.
@@ -102,7 +105,10 @@ def omniglot(
 
 
 def have_omniglot(part: str = "all") -> bool:
-    """Whether ``omniglot`` works without the network.
+    """Return whether ``omniglot`` works without the network.
+
+    Args:
+        part: a key of ``PARTS``.
 
     Raises:
         ValueError: unknown ``part``.
@@ -122,6 +128,9 @@ def en62(dtype: torch.dtype = torch.float32) -> Characters:
     Args:
         dtype: dtype of the images.
 
+    Returns:
+        The drawings and the class of each.
+
     Raises:
         DataError: the file is not at hand, or not the one it should be.
     """
@@ -134,7 +143,7 @@ def en62(dtype: torch.dtype = torch.float32) -> Characters:
 
 
 def have_en62() -> bool:
-    """Whether ``en62`` works."""
+    """Return whether ``en62`` works, that is, whether its file is at hand."""
     return available(EN62)
 
 
@@ -142,8 +151,11 @@ def select(characters: Characters, classes: Iterable[int]) -> Characters:
     """Some of the classes, numbered anew in the order that they are asked for.
 
     Args:
-        characters: all of them.
+        characters: the drawings to choose from.
         classes: numbers of classes, none of them twice.
+
+    Returns:
+        The drawings of these classes.
 
     Raises:
         ValueError: no class, one twice, or one that is not there.
@@ -175,9 +187,12 @@ def split(
     sides, so this test is easier than the one on new alphabets.
 
     Args:
-        characters: all of them.
+        characters: the drawings to choose from.
         first: classes of the first set.
         generator: source of the choice; None means the seed 0.
+
+    Returns:
+        The first set and the rest.
 
     Raises:
         ValueError: ``first`` below 1 or above the number of classes less one.

@@ -80,7 +80,7 @@ def mnist10k(
 
 
 def have_mnist10k() -> bool:
-    """Whether ``mnist10k`` works without the network."""
+    """Return whether ``mnist10k`` works without the network."""
     return all(available(name) for name in PARTS["test"])
 
 
@@ -111,7 +111,7 @@ def mnist(
 
 
 def have_mnist() -> bool:
-    """Whether ``mnist`` works without the network, for both parts."""
+    """Return whether ``mnist`` works without the network, for both parts."""
     return all(available(name) for names in PARTS.values() for name in names)
 
 
@@ -119,7 +119,7 @@ def read_idx(path: Path) -> Tensor:
     """Read a gzipped IDX file of unsigned bytes, the format of MNIST and its kin.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Returns:
         A uint8 tensor of the shape that the header gives.

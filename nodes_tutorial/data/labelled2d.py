@@ -89,7 +89,10 @@ def peaks_surface(x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
               - \tfrac13 e^{-(u+1)^2-v^2}
 
     Args:
-        x: points (u, v).
+        x: points (u, v) of the plane.
+
+    Returns:
+        The height at each point.
 
     >>> import torch
     >>> from nodes_tutorial.data.labelled2d import peaks_surface
@@ -152,8 +155,11 @@ def pad(x: Float[Tensor, "points n"], dim: int) -> Float[Tensor, "points {dim}"]
     """Append features that are zero.
 
     Args:
-        x: points.
-        dim: features wanted.
+        x: points, one a row.
+        dim: number of features of the result.
+
+    Returns:
+        The points with ``dim`` features; the new ones are 0.
 
     Raises:
         ValueError: ``x`` has more features than ``dim``.

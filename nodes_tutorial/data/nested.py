@@ -65,9 +65,9 @@ def nested_spheres(
     Args:
         inner: number of points with :math:`\|x\|\le r_1`.
         outer: number of points with :math:`r_2\le\|x\|\le r_3`.
-        dim: dimension d.
+        dim: the dimension d of the space.
         generator: source of the numbers; None means PyTorch's global one.
-        radii: :math:`r_1<r_2\le r_3`.
+        radii: the three radii, :math:`r_1<r_2\le r_3`.
         uniform: draw from the uniform law on the shell, not from the published one.
         dtype: dtype of both results.
         device: where to put them; by default where ``generator`` lives.

@@ -39,6 +39,9 @@ def read_zip(path: Path | str) -> Pages:
     Args:
         path: the zip file.
 
+    Returns:
+        Names and pixels of all drawings.
+
     Raises:
         DataError: no zip file, without drawings, or with one that cannot be read.
     """
@@ -48,7 +51,7 @@ def read_zip(path: Path | str) -> Pages:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: str, changed: int) -> Pages:
-    """One byte in eight of what the pixels would take: 45 MB for all of Omniglot."""
+    """Read the archive into packed bits; all of Omniglot takes 45 MB."""
     from PIL import Image, UnidentifiedImageError
 
     found, name = {}, ""
@@ -75,7 +78,14 @@ def _read(path: str, changed: int) -> Pages:
 
 
 def fingerprint(pages: Pages) -> str:
-    """The sha256 of names and pixels, whatever compression the archive and its pictures have."""
+    """The sha256 of names and pixels, whatever compression the archive and its pictures have.
+
+    Args:
+        pages: an archive as ``read_zip`` gives it.
+
+    Returns:
+        The checksum, 64 hexadecimal digits.
+    """
     digest = hashlib.sha256("\n".join(pages.names).encode())
     digest.update(pages.bits.tobytes())
     return digest.hexdigest()
@@ -104,9 +114,12 @@ def unpack(
     """Images from packed bits, made smaller by a filter as wide as the step.
 
     Args:
-        bits: as in ``Pages``.
+        bits: packed pixels, as in ``Pages``.
         side: pixels along an edge of the result, at most 105.
         dtype: dtype of the result.
+
+    Returns:
+        Images with values in [0, 1].
     """
     images = []
     for start in range(0, len(bits), _CHUNK):

@@ -135,7 +135,7 @@ def fetch(name: str, content: Callable[[Path], None] | None = None) -> Path:
 
 
 def available(name: str) -> bool:
-    """Whether ``fetch`` would find the file without the network.
+    """Return whether ``fetch`` would find the file without the network.
 
     A file in the cache must be whole. One in your own folder need only be there: when it is
     another, ``fetch`` says so, and nothing else is taken in its place.

@@ -63,6 +63,9 @@ def collate(
         resolution: round times to multiples of this, which keeps the grid small; values that fall
             on the same grid time are averaged.
 
+    Returns:
+        The batch, with a mask of what was observed.
+
     Raises:
         ValueError: no series, lengths that differ, values without an axis of features, times not
             increasing, ``resolution`` not positive.
@@ -106,6 +109,9 @@ def observe(series: Series, fraction: float, generator: torch.Generator | None =
         series: the whole.
         fraction: share to keep, the number rounded to the nearest.
         generator: source of the choice; None means PyTorch's global one.
+
+    Returns:
+        The same series with fewer observations, on the same grid.
 
     Raises:
         ValueError: ``fraction`` not in (0, 1].

@@ -25,7 +25,7 @@ def cubic_field(
 
     Args:
         t: ignored: the field is autonomous.
-        y: states.
+        y: states in the plane, one a row.
 
     Returns:
         dy/dt.

@@ -92,6 +92,9 @@ def read_zip(
         alphabets: which to read, by their whole names; None means all.
         dtype: dtype of places and times.
 
+    Returns:
+        One drawing for each file.
+
     Raises:
         TypeError: ``alphabets`` is one name instead of a list of names.
         DataError: no zip file, an alphabet that is not in it, or a drawing that cannot be read.
@@ -132,6 +135,9 @@ def omniglot(
         alphabets: of Balinese, Early_Aramaic, Greek, Korean, Latin; None means all.
         dtype: dtype of places and times.
 
+    Returns:
+        One drawing for each character and person.
+
     Raises:
         TypeError: as for ``read_zip``.
         DataError: the file is not at hand and cannot be had, or as for ``read_zip``.
@@ -142,7 +148,7 @@ def omniglot(
 
 
 def have_omniglot() -> bool:
-    """Whether ``omniglot`` works without the network."""
+    """Return whether ``omniglot`` works without the network."""
     return available(STROKES)
 
 
@@ -158,6 +164,9 @@ def synthetic(
         n: drawings of each shape.
         generator: source of the numbers; None means PyTorch's global one.
         dtype: dtype of places and times.
+
+    Returns:
+        The drawings, ``4 * n`` of them.
 
     >>> import torch
     >>> from nodes_tutorial.data.strokes import synthetic
@@ -201,6 +210,9 @@ def to_series(drawings: Sequence[Drawing], resolution: float = 0.01) -> Series:
     Args:
         drawings: with at least two points and some time between them.
         resolution: as for ``collate``, in units of a drawing's duration.
+
+    Returns:
+        A batch with two features, the coordinates.
 
     Raises:
         ValueError: a drawing of no duration, or as for ``collate``.

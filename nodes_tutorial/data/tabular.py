@@ -28,7 +28,13 @@ SETS: dict[str, tuple[str, int]] = {
 
 
 class Splits(NamedTuple):
-    """Rows to train on, to choose by and to report on."""
+    """The three parts of a data set, one row a point.
+
+    Attributes:
+        train: rows to train on.
+        validation: rows by which settings are chosen.
+        test: rows on which results are reported.
+    """
 
     train: Float32[Tensor, "train dim"]
     validation: Float32[Tensor, "validation dim"]

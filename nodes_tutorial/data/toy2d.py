@@ -74,7 +74,7 @@ def log_prob(name: str, x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]
 
     Args:
         name: a key of ``ENTROPY``.
-        x: points.
+        x: points in the plane.
 
     Returns:
         The log-density; minus infinity outside the checkerboard.

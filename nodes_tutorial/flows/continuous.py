@@ -153,7 +153,7 @@ class CNF(Transform):
         """Map noise to data; returns x and the log-determinants.
 
         Args:
-            z: points.
+            z: points in the space of the noise.
             probes: directions for the estimated trace, in place of drawn ones.
         """
         return self._solve(z, (0.0, self.t1), probes)[:2]

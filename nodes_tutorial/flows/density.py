@@ -103,8 +103,8 @@ class Gaussian(nn.Module):
         \qquad \Sigma = LL^\top
 
     Args:
-        mean: the mean.
-        covariance: symmetric and positive definite; only its lower triangle is read.
+        mean: the vector μ, shape (d,).
+        covariance: the matrix Σ, symmetric and positive definite; only its lower triangle is read.
 
     Attributes:
         event_shape: shape of one point.

@@ -81,7 +81,7 @@ class PlanarField(nn.Module):
 
     Args:
         dim: number of state features.
-        width: M.
+        width: number M of neurons.
         hidden: widths of the hidden layers of the network of t.
         generator: source of the initial weights; None means PyTorch's global one.
         dtype: dtype of the weights; None means PyTorch's default.

@@ -152,7 +152,7 @@ class ConvNet(nn.Module):
 
     Args:
         inputs: channels of the input.
-        width: channels between.
+        width: channels of the two hidden layers.
         outputs: channels of the output.
         generator: source of the initial weights; None means PyTorch's global one.
         dtype: dtype of the weights; None means PyTorch's default.

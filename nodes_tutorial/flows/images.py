@@ -57,8 +57,11 @@ def quantize(y: Float[Tensor, "*shape"], levels: int) -> Int[Tensor, "*shape"]:
     """The cells in which numbers of [0, 1] lie; those outside go to the nearest.
 
     Args:
-        y: numbers.
+        y: numbers of any shape.
         levels: number of cells.
+
+    Returns:
+        The number of the cell of each, from 0 to ``levels - 1``.
 
     Raises:
         TypeError: ``y`` holds no floating-point numbers, or ``levels`` is no integer.

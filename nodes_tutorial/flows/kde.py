@@ -157,7 +157,7 @@ def loo_log_likelihood(
     .. math:: \ell(h) = \frac1n\sum_i \log\frac1{n-1}\sum_{j\ne i} N(x_i;\ x_j,\ h^2I)
 
     Args:
-        x: the points.
+        x: the points, one a row.
         bandwidths: the candidates h.
 
     Returns:

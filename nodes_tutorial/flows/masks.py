@@ -12,6 +12,13 @@ from nodes_tutorial.checks import check_count
 def half_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
     """Keep the first half of the entries, or with ``parity=1`` the rest.
 
+    Args:
+        dim: number of entries.
+        parity: 0, or 1 for the complement.
+
+    Returns:
+        True where an entry is kept, shape (dim,). An odd ``dim`` has its first half smaller.
+
     Raises:
         TypeError: ``dim`` is no integer.
         ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
@@ -27,6 +34,13 @@ def half_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
 def alternating_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
     """Keep the entries 0, 2, 4, …, or with ``parity=1`` the entries 1, 3, 5, ….
 
+    Args:
+        dim: number of entries.
+        parity: 0, or 1 for the complement.
+
+    Returns:
+        True where an entry is kept, shape (dim,).
+
     Raises:
         TypeError: ``dim`` is no integer.
         ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
@@ -41,6 +55,13 @@ def alternating_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
 
 def checkerboard_mask(shape: Sequence[int], parity: int = 0) -> Bool[Tensor, "channels h w"]:
     """Keep the pixels of one colour of a checkerboard, in every channel.
+
+    Args:
+        shape: channels, height and width.
+        parity: 0, or 1 for the complement.
+
+    Returns:
+        True where a pixel is kept, of that shape.
 
     Raises:
         ValueError: ``shape`` is no channels, height and width, or ``parity`` neither 0 nor 1.

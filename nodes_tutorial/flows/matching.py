@@ -33,8 +33,8 @@ def flow_matching_loss(
 
     Args:
         field: ``f(t, x)``; t comes with shape (n, 1, …, 1), one time for each point.
-        x1: data.
-        x0: noise; None draws it from the standard normal law.
+        x1: points of the data, shape (n, \*event).
+        x0: noise of the same shape; None draws it from the standard normal law.
         coupling: ``"independent"`` pairs the rows as they are, ``"ot"`` by ``optimal_pairs``,
             exactly and on the host. It is the noise that changes places: row i of x stays on the
             way to row i of ``x1``, so that the field may know more about that row, as its label.

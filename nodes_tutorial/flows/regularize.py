@@ -74,11 +74,12 @@ def penalized_nll(
 
     Args:
         flow: a flow; each of its ``CNF`` transforms must integrate the penalties named.
-        x: data.
+        x: points of the data, one a row.
         weights: the factor of each penalty, by name.
 
     Returns:
-        The loss, and its parts: ``"nll"`` and the unweighted means of the penalties.
+        The loss, and a dictionary of its parts. The parts are ``"nll"`` and, by name, the mean of
+        each penalty without its weight.
 
     Raises:
         TypeError: a factor is no number, or as for ``Flow.log_prob``.

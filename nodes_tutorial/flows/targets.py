@@ -62,13 +62,13 @@ class BoxTarget(nn.Module):
 
     Args:
         name: a key of ``ENERGIES``.
-        wall: :math:`\sigma`; 0 for the density of the box alone.
+        wall: width :math:`\sigma` of the walls; 0 for the density of the box alone.
         dtype: dtype of the constants; None means PyTorch's default.
         device: device of the constants; None means PyTorch's default.
 
     Attributes:
-        log_z: :math:`\log Z`.
-        log_z_box: its value for the box alone.
+        log_z: logarithm of the normalizing constant Z.
+        log_z_box: logarithm of the constant for the box alone.
         entropy_box: differential entropy of the density of the box alone, in nats.
 
     Raises:

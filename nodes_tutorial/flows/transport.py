@@ -22,11 +22,12 @@ def optimal_pairs(x0: Float[Tensor, "n *event"], x1: Float[Tensor, "..."]) -> In
     :math:`O(n^3)` operations at worst. A GPU waits for it.
 
     Args:
-        x0: n points.
+        x0: n points, shape (n, \*event).
         x1: n points of the same shape.
 
     Returns:
-        π on the device of ``x1``: ``x1[π]`` is paired with ``x0`` row by row.
+        The permutation π, on the device of ``x1``. Row i of ``x1[π]`` is paired with row i of
+        ``x0``.
 
     Raises:
         ValueError: the samples differ in shape or are empty, or a distance is not finite.
@@ -56,7 +57,7 @@ def wasserstein2(x: Float[Tensor, "n *event"], y: Float[Tensor, "..."]) -> Float
     read beside that of two samples of the truth. Runs on the host, as ``optimal_pairs``.
 
     Args:
-        x: n points.
+        x: n points, shape (n, \*event).
         y: n points of the same shape.
 
     Returns:

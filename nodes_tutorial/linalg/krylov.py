@@ -16,7 +16,7 @@ class CGResult(NamedTuple):
     r"""What conjugate gradients found; all but x have one entry for each system.
 
     Attributes:
-        x: the solutions.
+        x: approximate solutions of the systems.
         residual: the norm of :math:`b - Ax`, as the iteration carries it along.
         iterations: how many steps were taken.
         converged: whether the residual is below the tolerance.

@@ -19,7 +19,7 @@ def jvp(
     Args:
         fun: a function of one tensor.
         x: where to differentiate.
-        v: a direction.
+        v: direction in the space of the inputs.
 
     Returns:
         ``fun(x)`` and J v, both of the shape of ``fun(x)``.

@@ -86,7 +86,7 @@ class MLP(nn.Module):
         it can. All tangents are one batch.
 
         Args:
-            x: inputs.
+            x: inputs of the network.
             v: directions, k for each input; None means all unit vectors, for which the first
                 layer costs nothing: its tangents are the columns of its matrix.
 
@@ -153,7 +153,7 @@ class TimeMLP(nn.Module):
 
         Args:
             t: 0-d, or one time for each element of the batch with shape (batch, 1, …, 1).
-            y: states.
+            y: states, of shape (batch, …, features).
 
         Returns:
             dy/dt, of the shape of ``y``.
@@ -170,7 +170,7 @@ class TimeMLP(nn.Module):
 
         Args:
             t: as for ``forward``.
-            y: states.
+            y: states, of shape (batch, …, features).
             v: directions; None means all unit vectors.
 
         Returns:
@@ -215,6 +215,12 @@ def reset_parameters(module: nn.Module, generator: torch.Generator | None = None
 
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable numbers in a module.
+
+    Args:
+        module: any network.
+
+    Returns:
+        The number, over all parameters that require a gradient.
 
     >>> from torch import nn
     >>> from nodes_tutorial.nets import count_parameters

@@ -12,7 +12,14 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def sources(generator: Generators) -> tuple[list[torch.Generator | None], int | None]:
-    """The generators as a list, and how many copies were asked for; None where one was given.
+    """The generators as a list, and how many copies were asked for.
+
+    Args:
+        generator: one generator, None for PyTorch's global one, or a sequence with one for each
+            copy.
+
+    Returns:
+        The list, and the length of the sequence; None where no sequence was given.
 
     Raises:
         ValueError: an empty sequence.
@@ -61,12 +68,12 @@ class Stack(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """Of each layer, shape (copies, inputs, outputs)."""
+        """The weights of each layer, shape (copies, inputs, outputs)."""
         return list(self._parameters.values())[::2]
 
     @property
     def biases(self) -> list[Tensor]:
-        """Of each layer, shape (copies, 1, outputs)."""
+        """The biases of each layer, shape (copies, 1, outputs)."""
         return list(self._parameters.values())[1::2]
 
     def forward(

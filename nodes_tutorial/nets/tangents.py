@@ -85,8 +85,8 @@ def _plain(
 class _Propagate(Function):
     """:func:`propagate` on rows, which keeps y and p of each layer and computes the rest again.
 
-    What is kept through a long solve lies in memory that no cache holds; to keep half as much
-    saves more time than the few products cost.
+    In a long solve the saved tensors do not fit into the cache. Only y and p are saved, and the
+    rest is computed again: to halve the memory saves more time than the recomputation costs.
     """
 
     @staticmethod

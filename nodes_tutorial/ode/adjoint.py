@@ -21,6 +21,15 @@ def integrate_with_own_gradient(
 ) -> Tensor:
     """States at the output times, whose backward pass is :class:`Checkpoint` or :class:`Adjoint`.
 
+    Args:
+        gradient: ``"checkpoint"`` or ``"adjoint"``.
+        problem: the checked initial value problem.
+        settings: the checked method, tolerances and options.
+        given: the user's ``adjoint_params``, or None.
+
+    Returns:
+        The states of the problem, joined to one tensor, with the times first.
+
     Raises:
         TypeError: ``given`` holds something other than tensors.
         ValueError: the field uses a tensor that requires a gradient and is not listed.
@@ -40,8 +49,14 @@ def listed_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple
     """The tensors a custom backward pass returns gradients for.
 
     Args:
-        problem: the problem.
+        problem: the checked initial value problem.
         given: the user's ``adjoint_params``; by default the parameters of an ``nn.Module``.
+
+    Returns:
+        Those of the tensors that require a gradient.
+
+    Raises:
+        TypeError: ``given`` holds something other than tensors.
     """
     if given is None:
         given = problem.func.parameters() if isinstance(problem.func, nn.Module) else ()

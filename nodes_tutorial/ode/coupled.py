@@ -81,7 +81,10 @@ class ReactionDiffusionAdvection(nn.Module):
 
         Args:
             w0: kernel at time 0.
-            t: time.
+            t: the time, a 0-d tensor.
+
+        Returns:
+            The kernel at time t, of the shape of ``w0``.
 
         Chapter: prop-coupled-modes
         """

@@ -28,8 +28,14 @@ def odeint(
 ) -> State:
     r"""Solve :math:`\dot y = f(t, y),\; y(t_0) = y_0` and return y at the times t.
 
-    The calling convention is torchdiffeq's, so that one can be swapped for the other. Device and
-    dtype are those of ``y0``; time is kept in float64.
+    The calling convention is torchdiffeq's. It differs in this: there are no events; ``t`` has at
+    least two times; ``y0`` is real, and the parts of a tuple share one dtype; tolerances are
+    numbers; the options are those below (``max_num_steps`` is called ``max_steps``); ``rk4`` is
+    the classical rule, not the 3/8 rule.
+
+    States have the device and the dtype of ``y0``, and time is kept in float64. The field gets t
+    and y in that dtype on that device, so the weights of a module must have the same:
+    ``net.double()`` for a ``y0`` in float64.
 
     Args:
         func: the field, ``func(t, y)``, with t a 0-d tensor (with ``per_sample`` of shape
@@ -38,17 +44,30 @@ def odeint(
         t: output times, shape ``(T,)``, strictly increasing or decreasing.
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step, in units of the state.
-        method: a key of ``METHODS``, or a :class:`Tableau` of one's own. ``rk4`` is the classical
-            rule.
-        options: ``step_size`` (each interval between outputs is cut into equal steps no longer
-            than this), ``first_step`` (by default chosen with one more evaluation), ``max_steps``
-            (attempts in all, by default 100,000), ``per_sample=True`` (own steps and own
-            error norm for each element of the batch; not with ``gradient="adjoint"``),
-            ``compile=True`` (``torch.compile``: the whole loop, or each step where a gradient is
-            wanted), ``controlled`` (number of leading parts of a tuple state that enter the error
-            norm, by default all; parts after these are integrated but do not influence the step
-            size), ``adjoint_norm`` (``"seminorm"`` leaves the parameters' adjoint out of the error
-            norm and is the default, ``"full"`` keeps it).
+        method: a key of ``METHODS``, or a :class:`Tableau` of one's own.
+        options: a dictionary with some of these keys.
+
+            ``step_size``
+                Fixed steps: each interval between outputs is cut into equal steps no longer than
+                this. Default: an adaptive method chooses its steps, and one without an error
+                estimate makes one step for each interval.
+            ``first_step``
+                Length of the first step of an adaptive method. Default: chosen with one more
+                evaluation of the field.
+            ``max_steps``
+                Largest number of attempted steps. Default: 100,000.
+            ``per_sample``
+                True: each element of the batch has its own steps and its own error norm; not
+                with ``gradient="adjoint"``. Default: False.
+            ``compile``
+                True: ``torch.compile`` compiles the whole loop, or each step where a gradient is
+                wanted. Default: False.
+            ``controlled``
+                Number of leading parts of a tuple state that enter the error norm. Parts after
+                these are integrated but do not influence the step size. Default: all parts.
+            ``adjoint_norm``
+                ``"seminorm"`` leaves the parameters' adjoint out of the error norm, ``"full"``
+                keeps it. Default: ``"seminorm"``.
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same
             gradient and keeps one state a step; ``"adjoint"`` solves the adjoint equation
             backwards in time. Second derivatives, forward mode and ``torch.func`` transforms need
@@ -75,15 +94,15 @@ def odeint(
         SolverError: NaN or Inf, step size underflow or ``max_steps`` exceeded, with the time, the
             step and the norm of the state reached.
 
+    Chapter: def-runge-kutta
+
+    References: Hairer, Nørsett and Wanner (1993), chapter II; Chen et al. (2018).
+
     >>> from nodes_tutorial.ode import odeint
     >>> import torch
     >>> y = odeint(lambda t, y: -y, torch.ones(1).double(), torch.tensor([0.0, 1.0]).double())
     >>> f"{y[-1].item():.6f}"
     '0.367879'
-
-    Chapter: def-runge-kutta
-
-    References: Hairer, Nørsett and Wanner (1993), chapter II; Chen et al. (2018).
     """
     problem, settings = prepare(func, y0, t, method, rtol, atol, options, gradient)
     moving = carries_derivative(t)

@@ -66,7 +66,10 @@ def figure(
         rows: rows of axes.
         columns: columns of axes.
         size: width and height in inches; by default one row is 3.2 high and 7 wide.
-        **options: for ``subplots``, such as ``sharey=True``.
+        **options: keyword arguments of ``subplots``, such as ``sharey=True``.
+
+    Returns:
+        The figure, and one axes or an array of axes.
 
     >>> from nodes_tutorial.plots import figure
     >>> fig, axes = figure(1, 2)
@@ -95,18 +98,18 @@ def vector_field(
     """Draw a planar field ``field(t, y)``, evaluated on the whole grid in one call.
 
     Args:
-        ax: matplotlib axes.
+        ax: the matplotlib axes to draw on.
         field: maps a 0-d time and states of shape (points, 2) to velocities of that shape.
         xlim: range of the first coordinate.
         ylim: range of the second coordinate.
         t: time at which to look.
-        count: grid points a side.
+        count: number of grid points along each side.
         kind: ``"quiver"`` (arrows) or ``"stream"`` (streamlines).
         dtype: dtype of the grid.
-        color: of the arrows.
+        color: color of the arrows or lines.
 
     Returns:
-        What matplotlib drew.
+        The quiver or the stream plot that matplotlib drew.
 
     Raises:
         ValueError: unknown ``kind``.

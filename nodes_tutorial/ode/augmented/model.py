@@ -16,11 +16,14 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 
 def pad(x: Float[Tensor, "*batch dim"], dims: int) -> Float[Tensor, "*batch augmented"]:
-    """The points with ``dims`` zeros behind each.
+    """Append ``dims`` zeros to each point.
 
     Args:
-        x: points.
-        dims: number of zeros p.
+        x: points, shape (\*batch, d).
+        dims: number p of zeros.
+
+    Returns:
+        The padded points, shape (\*batch, d + p).
 
     Chapter: def-augmented-ode
 
@@ -74,7 +77,7 @@ def shear(x: Float[Tensor, "n dim"], y: Float[Tensor, " n"]) -> Field:
 
     Args:
         x: points with distinct first coordinates, in two dimensions or more.
-        y: targets.
+        y: one target for each point.
 
     Returns:
         A field on states (batch, dim).
@@ -128,8 +131,8 @@ class AugmentedODE(nn.Module):
         generator: source of the initial weights, or one for each of several networks; None means
             PyTorch's global one.
         field: a field to use in place of the MLP; not with several generators.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``.
         options: as for ``odeint``.
         dtype: dtype of the weights; None means PyTorch's default.

@@ -74,8 +74,8 @@ class GOKUNet(nn.Module):
         noise: σ, the standard deviation of an observation.
         center: subtracted from the observations where they are read, a number or one an entry.
         gain: factor after that; signals should come to the recurrent networks at size one.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``.
         options: as for ``odeint``.
         generator: source of the initial weights, or one for each of several networks that are
@@ -160,7 +160,7 @@ class GOKUNet(nn.Module):
         return mean, log_std - 3  # begins close to certain: a noisy start teaches the field little
 
     def decode(self, u: Float[Tensor, "copies batch latent"], t: Float[Tensor, " times"]) -> Path:
-        """Link, solve, emit.
+        """Turn draws of the latent vector into states, parameters and observations.
 
         Args:
             u: a value of (z̃, θ̃) for each sequence.
@@ -192,8 +192,8 @@ class GOKUNet(nn.Module):
         r"""One sample of the negative evidence bound, and the grounding.
 
         Args:
-            x: observed sequences.
-            t: their times.
+            x: observed sequences, shape (batch, times, observed).
+            t: times of the observations, shape (times,).
             beta: factor of the divergence; 1 is the bound.
             truth: labelled states, read where ``mask`` says so.
             mask: where there are labels.

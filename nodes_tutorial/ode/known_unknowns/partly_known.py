@@ -26,7 +26,7 @@ def identify(
     Args:
         design: F along the trajectory.
         target: :math:`\dot z - f_0` along it.
-        t: its times.
+        t: times of the trajectory, increasing.
 
     Returns:
         The estimate, and the Gram matrix G, whose kernel is what the trajectory cannot tell.
@@ -64,7 +64,7 @@ def grounding_loss(
     Args:
         z: states of the model, or of several models.
         truth: their true values; read only where there is a label.
-        mask: where there is one.
+        mask: True where there is a label.
 
     Returns:
         The mean over labels; 0 when there are none.

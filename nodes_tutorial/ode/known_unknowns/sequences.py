@@ -23,10 +23,10 @@ class Sequences(NamedTuple):
     """Observed sequences and what they were made from.
 
     Args:
-        t: times in seconds.
-        x: observations.
-        z: the states behind them.
-        theta: the parameters of each sequence.
+        t: times in seconds, shape (times,), the same for all sequences.
+        x: observations, shape (n, times, observed).
+        z: the states that were observed, shape (n, times, state).
+        theta: the parameters of each sequence, shape (n, parameters).
     """
 
     t: Float[Tensor, " times"]
@@ -61,6 +61,9 @@ def pendulum_sequences(
         solver: ``"dopri5"`` (tolerance 1e-6), or ``"semi-implicit"``: one step of
             ``semi_implicit_pendulum`` from frame to frame.
         dtype: dtype of all results.
+
+    Returns:
+        The sequences, with the states and the parameters that made them.
 
     Raises:
         ValueError: ``n`` below 1, ``steps`` below 2, or an unknown ``solver``.
@@ -117,6 +120,9 @@ def cardiovascular_sequences(
         burn_in: seconds before the first.
         noise: standard deviation of each signal in its scaled unit.
         dtype: dtype of all results.
+
+    Returns:
+        The sequences, with the states and the parameters that made them.
 
     Raises:
         ValueError: ``n`` below 1 or ``steps`` below 2.

@@ -35,7 +35,7 @@ def pendulum(
         t: ignored: the field is autonomous.
         z: angle from hanging down in radians, and angular velocity.
         theta: the length l in meters as first entry; g is 10 m/s².
-        friction: b, in 1/s.
+        friction: the coefficient b, in 1/s.
 
     Returns:
         dz/dt.
@@ -70,11 +70,11 @@ def semi_implicit_pendulum(
         \phi_{k+1} = \phi_k + h\,\omega_{k+1}
 
     Args:
-        z0: first states.
+        z0: angles and angular velocities at the start, in rad and rad/s.
         length: l of each pendulum.
         steps: number of states, the first included.
         dt: the step h in seconds.
-        friction: b, in 1/s.
+        friction: the coefficient b, in 1/s.
         max_speed: the velocity is clipped to this size after each step.
 
     Returns:
@@ -118,7 +118,7 @@ def render_rod(
     Args:
         angle: in radians, 0 is down.
         side: pixels along an edge.
-        width: w.
+        width: the length w over which the picture fades, in units of the square.
 
     Returns:
         Intensities in (0, 1], rows from the top, ``side * side`` of them.
@@ -188,7 +188,16 @@ def cardiovascular(
 
 
 def cardiovascular_signals(z: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
-    """What is measured of a state: arterial pressure /100, venous pressure /10, heart rate in Hz.
+    """The three measured signals of states of the circulation.
+
+    They are arterial pressure in units of 100 mmHg, venous pressure in units of 10 mmHg, and heart
+    rate in Hz.
+
+    Args:
+        z: states of ``cardiovascular``, shape (\*batch, 4).
+
+    Returns:
+        The signals, shape (\*batch, 3).
 
     >>> import torch
     >>> from nodes_tutorial.ode.known_unknowns import cardiovascular_signals

@@ -15,8 +15,20 @@ class DeltaRNN(ODERNN):
     .. math:: h \leftarrow \operatorname{GRU}(h, (x_i, m_i, t_i - t_{i-1})), \qquad
         \hat x(t) = g(h(t^-),\, t - t_{\text{last}})
 
-    The arguments are those of ``ODERNN``, without effect where they concern the equation. As the
-    encoder of a ``LatentODE`` it makes the model called "latent ODE with RNN encoder".
+    The arguments are those of ``ODERNN``; those that concern the differential equation have no
+    effect. As the encoder of a ``LatentODE`` it makes the model called "latent ODE with RNN
+    encoder".
+
+    Args:
+        dim: number of features of a series.
+        hidden: size of the state.
+        width: width of the hidden layers.
+        step_size: without effect, because there is no equation.
+        method: without effect, because there is no equation.
+        readout: whether there is a readout g; an encoder needs none.
+        generator: as for ``ODERNN``.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
 
     Chapter: def-latent-odernn
 
@@ -39,7 +51,7 @@ class DeltaRNN(ODERNN):
     def evolve(
         self, h: Float[Tensor, "copies n hidden"], gaps: Float[Tensor, "*copies n 1"]
     ) -> Float[Tensor, "copies n hidden"]:
-        """The state as it is."""
+        """Return the state unchanged."""
         return h
 
     def _advance(self, h: Tensor, gaps: Tensor, cuts: int) -> Tensor:
@@ -58,11 +70,10 @@ class RNNVAE(LatentODE):
         dim: number of features of a series.
         latent: size of :math:`z_0` and of the decoder's state.
         hidden: size of the encoder's state.
-        width: of the hidden layers.
+        width: width of the hidden layers.
         noise: standard deviation of an observation.
         generator: as for ``LatentODE``.
-        dtype: dtype of the weights; None means PyTorch's default.
-        device: device of the weights; None means PyTorch's default.
+        **kind: ``dtype`` and ``device`` of the weights; None means PyTorch's default.
 
     Chapter: def-latent-ode
 

@@ -12,8 +12,8 @@ class Posterior(NamedTuple):
     """A diagonal normal law of the latent start.
 
     Attributes:
-        mean: its mean.
-        std: its standard deviations.
+        mean: mean of the law, shape (copies, n, latent).
+        std: standard deviations of the law, of the same shape.
     """
 
     mean: Float[Tensor, "copies n latent"]
@@ -43,13 +43,16 @@ def gaussian_log_prob(
 
     .. math:: \sum_{i:\,m_i=1} \log N(x_i;\, \mu_i, \sigma^2)
 
-    What is masked is not looked at: it may be NaN, in x.
+    Entries that are not observed do not count; in x they may be NaN.
 
     Args:
-        x: observations.
-        mean: what the model expects.
-        std: standard deviation of the noise.
-        mask: what was observed.
+        x: observations, shape (\*batch, grid, dim).
+        mean: expected observations, of the same shape.
+        std: standard deviation of the noise, a number or a tensor that broadcasts.
+        mask: True where an entry was observed.
+
+    Returns:
+        The sum over grid and features, in nats, shape (\*batch,).
 
     Chapter: thm-latent-elbo
 
@@ -75,9 +78,12 @@ def poisson_log_prob(
     .. math:: \sum_{i=1}^n \log\lambda(t_i) - \int\lambda(t)\,dt
 
     Args:
-        log_rate: log λ on a grid.
+        log_rate: values of log λ on a grid.
         integral: the integral of λ over the interval.
-        mask: grid times at which something happened.
+        mask: True at the grid times at which something happened.
+
+    Returns:
+        The log-density of each series.
 
     Chapter: thm-latent-poisson
 
@@ -99,8 +105,11 @@ def normal_kl(
     .. math:: \tfrac12 \sum_j \left(\mu_j^2 + s_j^2 - 1 - \log s_j^2\right)
 
     Args:
-        mean: μ.
-        std: s.
+        mean: the means μ.
+        std: the standard deviations s.
+
+    Returns:
+        The divergence in nats, summed over the last axis.
 
     Chapter: thm-latent-elbo
 
@@ -121,7 +130,10 @@ def iwae_bound(log_weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*
     Its mean lies between the mean of :math:`\log w_k`, which is the ELBO, and :math:`\log p(x)`.
 
     Args:
-        log_weights: :math:`\log w_k`, the samples first.
+        log_weights: the numbers :math:`\log w_k`, with the axis of the samples first.
+
+    Returns:
+        The bound in nats, without the axis of the samples.
 
     Chapter: thm-latent-iwae
 
@@ -136,12 +148,15 @@ def iwae_bound(log_weights: Float[Tensor, "samples *batch"]) -> Float[Tensor, "*
 
 
 def kl_weight(step: int, wait: int = 10, rate: float = 0.99) -> float:
-    r"""Warm-up of the divergence: 0 for so many steps, then :math:`1 - \text{rate}^k`.
+    r"""Weight of the divergence during warm-up, 0 at first and then :math:`1 - \text{rate}^k`.
 
     Args:
         step: number of the step, or of the epoch.
         wait: how long the weight stays 0.
-        rate: how slowly it goes to 1.
+        rate: base of the power, in (0, 1); the nearer to 1, the longer the warm-up.
+
+    Returns:
+        The weight, in [0, 1).
 
     Chapter: def-latent-ode
 

@@ -121,7 +121,8 @@ class LatentODE(nn.Module):
             raise ValueError(f"encoder must have copies = {self.copies}, got {encoder.copies}")
         self.encoder, self.noise, self.latent = encoder, noise, latent
         self.head = Stack([encoder.hidden, width, 2 * latent], generators, **kind)
-        with torch.no_grad():  # begin nearly without noise, or the start is not listened to
+        # The posterior begins with a small variance: a decoder learns to ignore noisy starts.
+        with torch.no_grad():
             self.head.biases[-1][..., latent:] -= 3
         inner = [] if linear else [width]
         self.field = Stack([latent, *inner, latent], generators, **kind)
@@ -143,8 +144,8 @@ class LatentODE(nn.Module):
         """Paths from latent starts at ``times[0]``: one solve for all.
 
         Args:
-            z: starts.
-            times: increasing.
+            z: latent starts, shape (samples, copies, n, latent).
+            times: increasing times, of which the first is that of the starts.
         """
         samples, _, n, latent = z.shape
         z = z.transpose(0, 1).flatten(1, 2)

@@ -15,8 +15,8 @@ class ODEBlock(nn.Module):
 
     Args:
         field: a module with the calling convention of ``odeint``.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``, or a :class:`Tableau`.
         gradient: ``"direct"``, ``"checkpoint"`` or ``"adjoint"``.
         options: as for ``odeint``.

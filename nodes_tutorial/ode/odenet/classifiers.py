@@ -132,7 +132,7 @@ class Classifier(nn.Module):
 
 
 def make_stem(kind: str, width: int, downsamplings: int, groups: int | None) -> nn.Sequential:
-    """The layers that turn an image into the state: convolutions alone, or residual blocks."""
+    """Return the layers that turn an image into the state."""
     layers: list[nn.Module] = [nn.Conv2d(1, width, 3)]
     for _ in range(downsamplings):
         if kind == "conv":
@@ -160,14 +160,20 @@ def ODENet(
 
     Args:
         width: channels of the state.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``.
         gradient: as for ``odeint``.
         options: as for ``odeint``.
         groups: groups of a normalization; by default ``min(32, width)``.
-        activation: of the field.
+        activation: a key of ``nodes_tutorial.nets.ACTIVATIONS``, used in the field.
         **layout: ``stem``, ``downsamplings``, ``classes``, ``generator``, as for ``Classifier``.
+
+    Returns:
+        A classifier of images (batch, 1, height, width).
+
+    Raises:
+        ValueError: unknown ``stem``, or ``groups`` that do not divide ``width``.
 
     Chapter: prop-odenet-parameters
 
@@ -187,6 +193,15 @@ def ODENet(
 def RKNet(width: int = 64, *, steps: int = 2, **layout: Any) -> Classifier:
     """ODE-Net with ``steps`` equal steps of the classical Runge–Kutta rule and plain backprop.
 
+    Args:
+        width: channels of the state.
+        steps: number of steps on the unit time interval.
+        **layout: ``groups``, ``activation``, ``stem``, ``downsamplings``, ``classes`` and
+            ``generator``, as for ``ODENet``.
+
+    Returns:
+        A classifier of images (batch, 1, height, width).
+
     >>> import torch
     >>> from nodes_tutorial.ode import RKNet
     >>> RKNet(8, downsamplings=1)(torch.zeros(2, 1, 8, 8)).shape
@@ -200,6 +215,15 @@ def ResNet(
     width: int = 64, *, blocks: int = 6, groups: int | None = None, **layout: Any
 ) -> Classifier:
     """Classifier whose body is a stack of residual blocks; with ``blocks=0`` the stem alone.
+
+    Args:
+        width: channels of the state.
+        blocks: number of residual blocks of the body.
+        groups: groups of a normalization; by default ``min(32, width)``.
+        **layout: ``stem``, ``downsamplings``, ``classes``, ``generator``, as for ``Classifier``.
+
+    Returns:
+        A classifier of images (batch, 1, height, width).
 
     >>> from nodes_tutorial.ode import ResNet
     >>> from nodes_tutorial.nets import count_parameters

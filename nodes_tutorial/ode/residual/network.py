@@ -210,7 +210,7 @@ def invert_layer(
     Args:
         f: the residual branch.
         z: the layer's output.
-        h: the step.
+        h: the step that multiplies the branch.
         tol: stop when no entry moves by more than this.
         max_iter: give up after so many iterations.
 

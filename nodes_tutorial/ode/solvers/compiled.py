@@ -49,8 +49,8 @@ def _may_change(guards) -> list[bool]:
 def _compiled(function: Callable, whole: bool = True) -> Callable:
     """The function as a program: a whole solve for one shape, or a step that is called often.
 
-    What a whole solve has compiled in must not break or change; a step does without these two
-    promises, whose checks take ten microseconds a call.
+    A whole solve is compiled for one shape and without graph breaks. A step does without these two
+    conditions, because their checks take ten microseconds a call.
     """
     options = {"cpp_wrapper": True}
     if hasattr(torch.compiler, "skip_guard_on_globals_unsafe"):

@@ -26,7 +26,7 @@ class SolverError(RuntimeError):
     """The solver cannot go on.
 
     Attributes:
-        t: time reached.
+        t: the time that was reached.
         step: size of the step that failed.
         norm: root mean square of the state there.
     """

@@ -53,12 +53,12 @@ def elementary_weight(tree: tuple, a: Sequence[Sequence], b: Sequence):
     .. math:: \varphi_i([\tau_1,\dots,\tau_m]) = \prod_{l=1}^m \sum_j a_{ij}\,\varphi_j(\tau_l)
 
     Args:
-        tree: a rooted tree.
+        tree: a rooted tree, as the tuple of its subtrees.
         a: rows of the tableau's matrix. Zeros at the end of a row may be left out.
         b: weights of the stages.
 
     Returns:
-        A number of the kind that ``a`` and ``b`` hold: fractions give a fraction.
+        A number of the kind that ``a`` and ``b`` hold; for fractions it is a fraction.
 
     Raises:
         ValueError: if ``a`` and ``b`` do not fit together.

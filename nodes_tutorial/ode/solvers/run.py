@@ -93,7 +93,7 @@ def _compiled(problem: Problem, settings: Settings) -> Tensor:
     except (SolverError, ValueError):
         raise
     except Exception:
-        problem.first_slope()  # says what is wrong with the field, if that is it
+        problem.first_slope()  # raises where the field is at fault
         raise
     if settings.fixed:
         check_finite(y, problem, settings)

@@ -102,16 +102,19 @@ def solve(
         func: the field, ``func(t, y)``.
         y0: state at ``t[0]``, a tensor or a tuple of tensors.
         t: output times, shape ``(T,)``, strictly monotone.
-        rtol: relative tolerance.
-        atol: absolute tolerance, in units of the state.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``, or a :class:`Tableau`.
         options: as for :func:`odeint`, without ``compile``; ``adjoint_norm`` has no effect.
 
     Returns:
-        The solution. Its record holds every step's stages: ``stages`` times the state a step.
+        The solution with its record. The record keeps all stages of every step, so its memory is
+        that of the state times stages times steps.
 
     Raises:
         ValueError, TypeError, SolverError: as :func:`odeint`.
+
+    Chapter: def-runge-kutta
 
     >>> from nodes_tutorial.ode import solve
     >>> import torch
@@ -120,8 +123,6 @@ def solve(
     True
     >>> sol.interpolate(torch.tensor([0.5])).shape
     torch.Size([1, 1])
-
-    Chapter: def-runge-kutta
     """
     counted = _Counted(func) if callable(func) else func
     problem, settings = prepare(counted, y0, t, method, rtol, atol, options, "direct")

@@ -51,8 +51,13 @@ class StageList:
     """Slopes in a list, combined term by term.
 
     Every combination is an ordinary differentiable operation, so this store serves backpropagation,
-    function transforms and the compiler. Slopes are kept as the field made them. During so many
-    steps as ``watch`` says, a slope in the memory of an earlier one raises :class:`ReusedSlope`.
+    function transforms and the compiler. Slopes are kept as the field made them.
+
+    Args:
+        tableau: the method whose weights combine the slopes.
+        first: the first slope of the first step.
+        watch: for so many steps, a slope in the memory of an earlier one raises
+            :class:`ReusedSlope`.
     """
 
     def __init__(self, tableau: Tableau, first: Tensor, watch: int = 0):

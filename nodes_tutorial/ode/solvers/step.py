@@ -13,14 +13,17 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 
 def explicit_step(tableau: Tableau, field: Field, t, y: Tensor, h) -> Tensor:
-    """One step as the definition says; :func:`rk_step` does the same, and keeps the slopes.
+    """Make one step as the definition says; :func:`rk_step` does the same, and keeps the slopes.
 
     Args:
-        tableau: the method.
-        field: ``f(t, y)``.
+        tableau: the coefficients of the method.
+        field: the right-hand side, called as ``field(t, y)``.
         t: time at the start of the step.
-        y: state there.
+        y: state at the start of the step.
         h: length of the step.
+
+    Returns:
+        The state at the end of the step.
 
     Chapter: def-runge-kutta
     """
@@ -45,13 +48,16 @@ def rk_step(
     The first slope, ``f(t, y)``, must already be in ``stages``; the others are put there.
 
     Args:
-        field: ``f(t, y)``.
-        times: the stage times ``t + c_i h``; the first is not looked at.
+        field: the right-hand side, called as ``field(t, y)``.
+        times: the stage times ``t + c_i h``; the first is not used.
         y: state at the start of the step.
         h: step, a float or a tensor that broadcasts against ``y``.
         stages: the store of the slopes k.
         last_stage: whether the slope ``f(t + h, y_1)`` of a method whose last slope is the first
             of the next step is wanted too.
+
+    Returns:
+        The state at the end of the step, of the shape of ``y``.
 
     Chapter: def-runge-kutta
     """
@@ -67,7 +73,17 @@ def rk_step(
 
 
 def stage_times(t: float | Tensor, h: float | Tensor, nodes: Sequence[float], like: Tensor):
-    """The times ``t + c_i h``, computed in float64 and handed on in the state's dtype."""
+    """The times ``t + c_i h``, computed in float64 and handed on in the state's dtype.
+
+    Args:
+        t: time at the start of the step, or one for each sample.
+        h: length of the step, or one for each sample.
+        nodes: the fractions c_i of the step.
+        like: a tensor with the dtype and the device that the times shall have.
+
+    Returns:
+        One tensor for each node.
+    """
     if isinstance(t, float):
         new, dtype, device = torch.scalar_tensor, like.dtype, like.device
         return [new(t + node * h, dtype=dtype, device=device) for node in nodes]

@@ -29,7 +29,7 @@ class Tableau:
         b_error_low: used by ``dopri8`` alone, whose ``b_error`` is of order h^6 and ``b_error_low``
             of order h^4; :func:`error_ratio` joins them to an estimate of order h^8.
         extra_a: rows of stages that only the dense output needs.
-        extra_c: their nodes.
+        extra_c: the nodes of these stages.
         stages: how many stages a step has, the extra ones left out.
         dense_matrix: ``dense`` as an array.
         error_rows: ``b_error`` and ``b_error_low``, as far as the method has them.

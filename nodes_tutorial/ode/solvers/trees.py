@@ -70,6 +70,12 @@ def _forests(total: int, largest: int) -> tuple[tuple, ...]:
 def tree_order(tree: tuple) -> int:
     r"""The order :math:`|\tau|`, the number of vertices.
 
+    Args:
+        tree: a rooted tree, as the tuple of its subtrees.
+
+    Returns:
+        The number of vertices.
+
     Chapter: def-solvers-trees
 
     >>> from nodes_tutorial.ode.solvers import tree_order
@@ -81,6 +87,12 @@ def tree_order(tree: tuple) -> int:
 
 def density(tree: tuple) -> int:
     r"""The density :math:`\gamma(\tau) = |\tau| \prod_i \gamma(\tau_i)`.
+
+    Args:
+        tree: a rooted tree, as the tuple of its subtrees.
+
+    Returns:
+        The density, an integer of at least 1.
 
     Chapter: def-solvers-trees
 
@@ -97,6 +109,12 @@ def symmetry(tree: tuple) -> int:
     The product runs over the different subtrees of the root; :math:`\mu_j` counts how often
     each occurs.
 
+    Args:
+        tree: a rooted tree, as the tuple of its subtrees.
+
+    Returns:
+        The symmetry, an integer of at least 1.
+
     Chapter: def-solvers-trees
 
     >>> from nodes_tutorial.ode.solvers import symmetry
@@ -110,6 +128,12 @@ def symmetry(tree: tuple) -> int:
 
 def tree_string(tree: tuple) -> str:
     """Bracket notation of a tree.
+
+    Args:
+        tree: a rooted tree, as the tuple of its subtrees.
+
+    Returns:
+        The notation, with a dot for a leaf.
 
     Chapter: def-solvers-trees
 
@@ -130,9 +154,9 @@ def elementary_differential(
     The m-th derivative is taken by m nested forward-mode derivatives along fixed directions.
 
     Args:
-        tree: a rooted tree.
+        tree: a rooted tree, as the tuple of its subtrees.
         func: an autonomous field, ``(dim,) -> (dim,)``.
-        y: the point.
+        y: the point at which it is taken, shape (dim,).
 
     Returns:
         A vector of the state's shape.

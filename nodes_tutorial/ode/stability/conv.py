@@ -38,7 +38,7 @@ def adjoint_kernel(
 
 
 class ConvStableNet(nn.Module):
-    r"""Stable layers on images, all of one interface.
+    r"""A network of stable layers on images, of one of three kinds.
 
     With K(t) the convolution of a kernel, ``"plain"`` is :math:`\dot y = \tanh(Ky + b)`,
     ``"antisymmetric"`` :math:`\dot y = \tanh(\frac12(K - K^\top - \gamma I)y + b)`, both by
@@ -46,12 +46,12 @@ class ConvStableNet(nn.Module):
     :math:`\dot y = \tanh(Kz + c),\ \dot z = -\tanh(K^\top y + b)` from z = 0.
 
     Args:
-        kind: one of the three.
-        channels: of y.
+        kind: ``"plain"``, ``"antisymmetric"`` or ``"verlet"``.
+        channels: number of channels of y.
         layers: number of layers.
         T: end of the time interval.
         gamma: diffusion of the antisymmetric network.
-        hidden: channels of z; by default those of y.
+        hidden: number of channels of z; by default that of y.
         scale: size of the initial kernels, the same in every layer.
         generator: source of the initial weights; None means PyTorch's global one.
 
@@ -99,7 +99,7 @@ class ConvStableNet(nn.Module):
 
     @property
     def h(self) -> float:
-        """The step."""
+        """The step size T/L."""
         return self.T / len(self.K)
 
     def operators(self) -> Float[Tensor, "layers out in 3 3"]:

@@ -44,6 +44,9 @@ def smoothness_penalty(weights: Sequence[Tensor], h: float | int) -> Float[Tenso
             axis of pixels in front, and h = 1.
         h: time between two layers.
 
+    Returns:
+        The penalty, a 0-d tensor.
+
     Chapter: prop-stability-prolong
 
     References: Haber and Ruthotto (2018), equation (3.1).
@@ -62,6 +65,9 @@ def tikhonov_penalty(weights: Sequence[Tensor], h: float | int = 1.0) -> Float[T
     Args:
         weights: stacked weights; those of a classifier with h = 1.
         h: time between two layers.
+
+    Returns:
+        The penalty, a 0-d tensor.
 
     >>> import torch
     >>> from nodes_tutorial.ode.stability import tikhonov_penalty

@@ -202,7 +202,7 @@ def train_multilevel(net: StableNet, objective: Objective, levels: int, **option
         net: the coarsest network; trained in place, as is each of its refinements.
         objective: data and regularizers.
         levels: number of depths, so that the last has ``2**(levels - 1)`` times the layers.
-        **options: for ``train_blocks``.
+        **options: keyword arguments of ``train_blocks``.
 
     Returns:
         One record for each depth.

@@ -30,7 +30,13 @@ class PlainNet(StableNet):
     r"""The residual network :math:`y_{l+1} = y_l + h\tanh(K_l^\top y_l + b_l)`, unconstrained.
 
     Args:
-        dim, layers, T, scale, generator, dtype, device: as for ``StableNet``.
+        dim: features n of the state.
+        layers: number of layers L.
+        T: end of the time interval, so that the step is T/L.
+        scale: size of the initial weights, which are the same in every layer.
+        generator: source of the initial weights; None means PyTorch's global one.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
 
     Chapter: thm-stability-euler-region
 
@@ -49,8 +55,11 @@ class AntisymmetricNet(StableNet):
     r"""Euler's method for :math:`\dot y = \tanh(\frac12(K^\top - K - \gamma I)y + b)`.
 
     Args:
-        dim, layers, T, scale, generator, dtype, device: as for ``StableNet``.
+        dim: features n of the state.
+        layers: number of layers L.
+        T: end of the time interval, so that the step is T/L.
         gamma: diffusion, at least 0.
+        **how: ``scale``, ``generator``, ``dtype`` and ``device``, as for ``StableNet``.
 
     Raises:
         ValueError: ``gamma`` below 0.
@@ -83,7 +92,13 @@ class LeapfrogNet(StableNet):
     r"""Leapfrog for :math:`\ddot y = \tanh(-C^\top C y + b)` from rest.
 
     Args:
-        dim, layers, T, scale, generator, dtype, device: as for ``StableNet``.
+        dim: features n of the state.
+        layers: number of layers L.
+        T: end of the time interval, so that the step is T/L.
+        scale: size of the initial weights, which are the same in every layer.
+        generator: source of the initial weights; None means PyTorch's global one.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
 
     Chapter: prop-stability-second-order
 
@@ -128,8 +143,10 @@ class VerletNet(StableNet):
 
     Args:
         dim: features n of the state.
-        layers, T, scale, generator, dtype, device: as for ``StableNet``.
+        layers: number of layers L.
+        T: end of the time interval, so that the step is T/L.
         hidden: features m of z, which starts at 0; by default n.
+        **how: ``scale``, ``generator``, ``dtype`` and ``device``, as for ``StableNet``.
 
     Chapter: prop-stability-second-order
 

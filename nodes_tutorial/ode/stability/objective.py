@@ -25,12 +25,12 @@ class Objective:
               + \frac{\alpha_c}2 (\|W\|^2 + \|\mu\|^2)
 
     Args:
-        x: training inputs.
-        labels: their classes.
+        x: training inputs, one row a point.
+        labels: class of each point, an integer from 0.
         alpha: weight of the regularizers of the propagation weights.
-        beta: of Tikhonov's relative to smoothness.
-        smooth: of smoothness; 0 switches it off.
-        alpha_c: of the classifier's.
+        beta: weight of Tikhonov's regularizer, as a multiple of ``alpha``.
+        smooth: weight of the smoothness regularizer, as a multiple of ``alpha``; 0 switches it off.
+        alpha_c: weight of the regularizer of the classifier.
     """
 
     x: Tensor
@@ -52,7 +52,7 @@ class Objective:
         return self.alpha * (self.smooth / h * (D.mT @ D) + self.beta * h * identity)
 
     def value(self, y: Tensor, weights: Sequence[Tensor], h: float, c: Classifier) -> Tensor:
-        """The objective, from the last states ``y``."""
+        """The value of the objective, from the last states ``y``."""
         fit = F.cross_entropy(c.logits(y), self.labels)
         large = c.W.square().sum() + c.mu.square().sum()
         return fit + self.penalty(weights, h) + self.alpha_c / 2 * large
@@ -64,9 +64,9 @@ class Level:
 
     Args:
         net: the trained network.
-        classifier: and its classifier.
+        classifier: the trained classifier on its last states.
         history: the objective before training and after each iteration.
-        seconds: what it took.
+        seconds: duration of the training.
         products: sweeps of the linearized network, tangent and adjoint.
     """
 
@@ -89,7 +89,7 @@ class Level:
 
 
 def new_classifier(objective: Objective) -> Classifier:
-    """All zeros."""
+    """Return a classifier with zero weights, of the sizes that the objective's data ask for."""
     classes = int(objective.labels.max()) + 1
     x = objective.x
     return Classifier(x.new_zeros(x.shape[1], classes), x.new_zeros(classes))

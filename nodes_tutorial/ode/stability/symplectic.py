@@ -23,13 +23,13 @@ def verlet_step(
     grad_kinetic: Gradient,
     h: Step,
 ) -> tuple[Float[Tensor, "*position"], Float[Tensor, "*momentum"]]:
-    r"""One kick and one drift.
+    r"""Make one kick and one drift.
 
     .. math:: p_{j+1/2} = p_{j-1/2} - h \nabla V(q_j), \qquad
               q_{j+1} = q_j + h \nabla K(p_{j+1/2})
 
     Args:
-        q: positions.
+        q: positions at the start of the step.
         p: momenta, half a step behind the positions; their shape may differ from that of q.
         grad_potential: maps q to a change of p.
         grad_kinetic: maps p to a change of q.
@@ -166,10 +166,10 @@ def oscillator_energies(
               H_{\mathrm{Verlet}} = H - \tfrac12 h\omega^2 q p
 
     Args:
-        q: positions.
+        q: positions at the given times.
         p: momenta, at the same times for leapfrog and half a step behind for Verlet.
-        omega: the frequency.
-        h: the step.
+        omega: frequency of the oscillator.
+        h: step size of the two methods.
 
     Returns:
         The three energies; positive definite exactly if h omega < 2.
