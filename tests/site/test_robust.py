@@ -1,0 +1,59 @@
+"""`results/robust.json` is of today's chapters, and every chapter passed every variant."""
+
+import ast
+
+import pytest
+
+from tools.findings import in_cell
+from tools.project import chapters
+from tools.robust import record
+from tools.robust.variants import VARIANTS
+
+RECORD = record.load()
+CHAPTERS = chapters()
+SPREADS = 3.0  # between the mean of what a finding measures and its bound
+
+
+def ids(chapter):
+    return chapter.slug
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=ids)
+def test_every_variant_passed_as_the_chapter_is_now(chapter):
+    stale = record.stale(chapter, RECORD)
+    assert stale == [], f"make robust C={chapter.slug}"
+    assert RECORD[chapter.slug]["variants"].keys() >= VARIANTS.keys()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=ids)
+def test_findings_stand_spreads_away_from_their_bounds(chapter):
+    assert not record.unspread(chapter, RECORD), f"make robust C={chapter.slug}"
+    found = RECORD[chapter.slug]["findings"]
+    near = {label: f["margin"] for label, f in found.items() if f.get("margin", SPREADS) < SPREADS}
+    assert near == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "side", "limits"),
+    [
+        ("assert gap > 0.1", "gap", [(0.1, 1.0)]),
+        ("assert 0.1 < x.mean() < 0.5", "x.mean()", [(0.1, 1.0), (0.5, -1.0)]),
+        ("assert -1 >= slope", "slope", [(-1.0, -1.0)]),
+        ("assert wins == 6", "wins", []),
+    ],
+)
+def test_bounds_have_a_side(code, side, limits):
+    (check,) = in_cell(f'{code}, "obs-a-b"  # null: 0')
+    assert record.bounds(check) == (side, limits)
+
+
+def test_margins_are_in_spreads_over_the_seeds():
+    chapter = CHAPTERS[0]
+    label, side, limits = next(iter(record.checks(chapter)))
+    (bound, sign), *_ = limits
+    values = {f"seeds+{i}": bound + sign * (1 + (i % 2)) for i in range(record.LEAST)}
+    kept = {chapter.slug: {"variants": {}, "findings": {label: {"values": {side: values}}}}}
+    record.summarize(chapter, kept)
+    found = kept[chapter.slug]["findings"][label]
+    assert found["margin"] == pytest.approx(1.5 / found["spread"])
+    assert ast.literal_eval(repr(found["values"])) == {side: values}
