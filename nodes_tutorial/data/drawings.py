@@ -160,6 +160,8 @@ def select(characters: Characters, classes: Iterable[int]) -> Characters:
     Raises:
         ValueError: no class, one twice, or one that is not there.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.drawings import Characters, select
     >>> few = Characters(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 1, 2]), ("a", "b", "c"))
     >>> select(few, [2, 1]).names, select(few, [2, 1]).labels.tolist()
     (('c', 'b'), [0, 1, 1])

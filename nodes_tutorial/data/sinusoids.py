@@ -33,6 +33,8 @@ class Sinusoids:
 
     References: Finn, Abbeel and Levine (2017), section 5.1.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.sinusoids import Sinusoids
     >>> tasks = Sinusoids(10, 5).sample(25, torch.Generator().manual_seed(0))
     >>> tasks.support_x.shape, tasks.query_y.shape
     (torch.Size([25, 10, 1]), torch.Size([25, 5, 1]))
@@ -105,6 +107,7 @@ class Sinusoids:
         below the last one before it adapts. With the phase uniform on :math:`[0, \pi]` the best
         function is :math:`-\tfrac2\pi\mathrm E[A]\cos x`.
 
+        >>> from nodes_tutorial.data.sinusoids import Sinusoids
         >>> {name: round(error, 4) for name, error in Sinusoids(10, 10).floors().items()}
         {'zero': 4.2517, 'constant': 4.1547, 'function': 3.0057}
         """

@@ -62,6 +62,8 @@ class TaskSampler:
 
     References: Vinyals et al. (2016), section 2.2; Santoro et al. (2016) for the rotations.
 
+    >>> import torch
+    >>> from nodes_tutorial.data.tasks import TaskSampler
     >>> images, labels = torch.rand(60, 1, 4, 4), torch.arange(6).repeat(10)
     >>> sampler = TaskSampler(images, labels, ways=5, shots=1, queries=3)
     >>> tasks = sampler.sample(8, torch.Generator().manual_seed(0))

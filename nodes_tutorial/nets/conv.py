@@ -51,6 +51,8 @@ class Conv4(nn.Module):
     References: Vinyals et al. (2016), section 4.1; Finn, Abbeel and Levine (2017), section 5.2,
         with strides.
 
+    >>> import torch
+    >>> from nodes_tutorial.nets import Conv4
     >>> net = Conv4(width=32, generator=torch.Generator().manual_seed(0))
     >>> net.features, net(torch.zeros(5, 1, 28, 28)).shape
     (128, torch.Size([5, 128]))

@@ -32,6 +32,8 @@ class LSTM(nn.Module):
 
     References: Hochreiter and Schmidhuber (1997).
 
+    >>> import torch
+    >>> from nodes_tutorial.ode.known_unknowns.lstm import LSTM
     >>> net = LSTM(3, 5, [torch.Generator().manual_seed(s) for s in range(2)])
     >>> h, (last, memory) = net(torch.zeros(2, 7, 4, 3))
     >>> h.shape, last.shape
