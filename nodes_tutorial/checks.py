@@ -11,9 +11,12 @@ def check_count(name: str, value: int, least: int = 0) -> int:
     """An integer that is not too small.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: what it got.
         least: the smallest value that makes sense.
+
+    Returns:
+        The number as an ``int``.
 
     Raises:
         TypeError: no integer.
@@ -37,10 +40,13 @@ def check_number(
     """A real number of a range; a tensor is none, for its gradient would be lost.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: what it got.
         wanted: the range in words.
         within: whether a number lies in the range; None for any.
+
+    Returns:
+        The number as a ``float``.
 
     Raises:
         TypeError: no real number.
@@ -66,7 +72,7 @@ def check_points(
     a NaN, so has what is computed from it.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         x: what it got.
         event: axes of one point, which come last; None for any.
         like: a tensor whose dtype and device x must have; under autocast any dtype.
@@ -95,7 +101,14 @@ def check_points(
 
 
 def check_filled(name: str, x: Tensor) -> None:
-    """At least one row, since a mean of none is NaN.
+    """Refuse a tensor without rows, because the mean of no rows is NaN.
+
+    Args:
+        name: name of the argument, for the message.
+        x: the rows that the argument holds.
+
+    Raises:
+        ValueError: no row.
 
     >>> import torch
     >>> from nodes_tutorial.checks import check_filled
@@ -122,6 +135,9 @@ def draw(
         dtype: their dtype; None means PyTorch's default.
         device: where to put them; None means where the generator lives.
 
+    Returns:
+        The numbers.
+
     Raises:
         TypeError: ``generator`` is none.
 
@@ -138,7 +154,13 @@ def draw(
 
 
 def check_generator(generator: torch.Generator | None) -> None:
-    """A source of random numbers, or None.
+    """Refuse what is neither a source of random numbers nor None.
+
+    Args:
+        generator: what the argument got.
+
+    Raises:
+        TypeError: neither a generator nor None.
 
     >>> import torch
     >>> from nodes_tutorial.checks import check_generator

@@ -29,9 +29,10 @@ class Augmented:
     One set of Jacobian products serves the trace and the penalties.
 
     Args:
-        field: ``f(t, x)``.
+        field: the right-hand side, called as ``field(t, x)``.
         probes: directions of the estimated trace; None for the exact one.
         penalties: keys of ``regularize.PENALTIES``.
+        count: whether evaluations are counted.
 
     Attributes:
         nfe: evaluations so far; not counted while ``count`` is False.

@@ -45,7 +45,7 @@ def value_and_products(
     Args:
         field: ``f(t, x)``, each row by itself.
         t: the time.
-        x: points.
+        x: points, one a row.
         v: k directions for each point; None means all unit vectors.
 
     Returns:

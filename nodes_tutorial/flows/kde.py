@@ -110,8 +110,8 @@ def squared_distances(
     r"""Pairwise :math:`\|a_i-b_j\|^2` from differences, exact where a product would cancel.
 
     Args:
-        a: points.
-        b: points.
+        a: points of the first set.
+        b: points of the second set.
 
     Returns:
         The table of squared distances.

@@ -74,11 +74,14 @@ def stack_layers(
 
     Args:
         make: builds the layer of a number.
-        layers: how many.
+        layers: number of layers.
         least: the smallest number that makes sense.
         dim: length of the vectors.
         actnorm: whether the norms are wanted.
         **like: dtype and device of the norms.
+
+    Returns:
+        The layers and norms, in the order of sampling.
 
     Raises:
         TypeError: ``layers`` is no integer.
@@ -97,7 +100,13 @@ def stack_layers(
 
 
 def check_bound(bound: float | int) -> float:
-    """The largest log-scale of a layer: a negative one would mirror it.
+    """Refuse a bound of log-scales that is not positive, since a negative one would mirror it.
+
+    Args:
+        bound: the largest absolute value of a log-scale.
+
+    Returns:
+        The bound as a ``float``.
 
     Raises:
         TypeError: no number.

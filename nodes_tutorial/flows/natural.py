@@ -24,7 +24,7 @@ def scores(
 
     Args:
         flow: all its parameters belong to ``nn.Linear`` layers that are called once.
-        x: points.
+        x: points of the data, one a row.
 
     Returns:
         The log-densities, and one row of gradients for each point, in the order of

@@ -107,7 +107,7 @@ def solve_score(
 
     Args:
         y: right-hand sides.
-        gap: :math:`\gamma`, positive.
+        gap: the positive number :math:`\gamma`.
 
     Returns:
         The solutions a.

@@ -19,9 +19,12 @@ def kinetic(
     r"""The rate :math:`\|f(t, x)\|^2`; its integral is the energy of the path.
 
     Args:
-        value: the field.
-        products: of its Jacobian; not used.
-        probed: not used.
+        value: values of the field.
+        products: products of its Jacobian; not used.
+        probed: whether they are with probes; not used.
+
+    Returns:
+        The rate at each point.
 
     Chapter: def-ffjord-penalties
 
@@ -44,9 +47,12 @@ def jacobian(
     :math:`\|\varepsilon^\top J\|^2` for a field without a tangent rule), which is unbiased.
 
     Args:
-        value: the field; not used.
-        products: of its Jacobian, with probes or with all unit vectors.
+        value: values of the field; not used.
+        products: products of its Jacobian, with probes or with all unit vectors.
         probed: whether they are with probes.
+
+    Returns:
+        The rate at each point.
 
     Chapter: def-ffjord-penalties
 

@@ -18,7 +18,13 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 320, 62, 12, 14, 46
 
 
 def picture(frame: Any, alt: str, axes: dict[str, Any]) -> str:
-    """One frame as HTML; see ``nodes_tutorial.plots.slider`` for what a frame may be."""
+    """Return one frame as HTML.
+
+    Args:
+        frame: a figure, the bytes of a PNG, or curves, as for ``nodes_tutorial.plots.slider``.
+        alt: what the picture shows, in words.
+        axes: keyword arguments of ``draw``, for a frame of curves.
+    """
     if isinstance(frame, Figure):
         buffer = io.BytesIO()
         frame.savefig(buffer, format="png", dpi=110, transparent=True, metadata={"Software": None})
@@ -31,6 +37,12 @@ def picture(frame: Any, alt: str, axes: dict[str, Any]) -> str:
 
 def limits(frames: Sequence[Sequence[tuple]]) -> dict[str, tuple[float | int, float | int]]:
     """Ranges that hold all curves of all frames, with a little room.
+
+    Args:
+        frames: for each frame its curves.
+
+    Returns:
+        ``xlim`` and ``ylim``, as ``draw`` takes them.
 
     >>> from nodes_tutorial.plots.svg import limits
     >>> limits([[([0, 1], [2, 2])]])
@@ -53,7 +65,18 @@ def draw(
     xlabel: str = "",
     ylabel: str = "",
 ) -> str:
-    """Axes with ticks, and each curve ``(x, y)`` or ``(x, y, name)``; see ``slider``.
+    """Draw axes with ticks, and curves.
+
+    Args:
+        curves: each ``(x, y)`` or ``(x, y, name)``; a name that begins with a dot means points.
+        alt: what the drawing shows, in words.
+        xlim: range of the first coordinate.
+        ylim: range of the second coordinate.
+        xlabel: label of the first axis.
+        ylabel: label of the second axis.
+
+    Returns:
+        An ``<svg>`` element.
 
     >>> from nodes_tutorial.plots.svg import draw
     >>> draw([([0, 1], [0, 1])], "A line.", (0, 1), (0, 1)).startswith("<svg")

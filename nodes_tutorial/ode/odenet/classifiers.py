@@ -132,7 +132,17 @@ class Classifier(nn.Module):
 
 
 def make_stem(kind: str, width: int, downsamplings: int, groups: int | None) -> nn.Sequential:
-    """Return the layers that turn an image into the state."""
+    """Return the layers that turn an image into the state.
+
+    Args:
+        kind: ``"conv"`` for convolutions alone, ``"res"`` for residual blocks.
+        width: channels of the state.
+        downsamplings: how often the size is halved after the first 3×3 convolution.
+        groups: groups of a normalization; None means ``min(32, width)``.
+
+    Raises:
+        ValueError: unknown ``kind``.
+    """
     layers: list[nn.Module] = [nn.Conv2d(1, width, 3)]
     for _ in range(downsamplings):
         if kind == "conv":

@@ -114,6 +114,9 @@ def error_ratio(
         atol: absolute tolerance, 0-d.
         norm: over the whole state or for each sample.
 
+    Returns:
+        The ratio, a float where the step is one, or else one for each sample.
+
     Chapter: def-error-ratio
 
     References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
@@ -141,6 +144,9 @@ def step_factor(ratio: float, previous: float, order: int) -> float:
         ratio: error ratio of the step just tried.
         previous: error ratio of the last accepted step, 0 if there is none.
         order: q, the ``error_order`` of the tableau.
+
+    Returns:
+        The factor, between 0.2 and 10.
 
     Chapter: prop-pi-controller
 
@@ -203,16 +209,19 @@ def initial_step(
     is about half as long as possible. In a solve of only a few steps this is a noticeable cost.
 
     Args:
-        field: ``f(t, y)``.
+        field: the right-hand side, called as ``field(t, y)``.
         t: start time; a float gives a float, a float64 tensor that broadcasts against ``y`` a
             tensor of its shape.
-        y: state there.
-        slope: ``f(t, y)``.
-        direction: 1 or -1.
+        y: state at that time.
+        slope: value of the field there.
+        direction: 1 forwards in time, -1 backwards.
         order: q, the ``error_order`` of the tableau.
         rtol: relative tolerance.
         atol: absolute tolerance, 0-d.
         norm: the error norm, which also decides between one step and one for each sample.
+
+    Returns:
+        The step, with the sign of ``direction``.
 
     References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".
     """

@@ -12,7 +12,13 @@ from nodes_tutorial.ode.solvers.step import Step
 
 
 class Wanted(NamedTuple):
-    """Outputs that one step answers: which, where in the step (None: its end), for whom."""
+    """Outputs that one step answers.
+
+    Attributes:
+        indices: positions of the outputs among the times.
+        theta: places in the step, as fractions of it; None means its end.
+        mask: for each output the samples that it is for; None means all.
+    """
 
     indices: Sequence[int]
     theta: np.ndarray | Tensor | None
@@ -37,7 +43,7 @@ class Gather:
         self.final = problem.y0
 
     def add(self, step: Step) -> list[Wanted]:
-        """Take what the step has to give; returns what that was."""
+        """Take the outputs that lie in a step, and return which they were."""
         self.final = step.y1
         if not self.waiting:
             return []

@@ -26,10 +26,17 @@ CHECK_EVERY = 16  # rounds between two looks at the step sizes, each of which wa
 class Carry(NamedTuple):
     """State of the loop, one entry a sample, or one for all under a common step.
 
-    ``left`` is the time to go: counted down, it is exactly zero at the end. ``step`` is what the
-    controller wants, and ``h`` what is tried next: not more than ``left``, with its sign, in the
-    state's dtype and, where each sample has its own, in the state's shape. ``gain`` and ``trend``
-    are the controller's, see :func:`~nodes_tutorial.ode.solvers.control.step_factors`.
+    Attributes:
+        left: the time to go; counted down, it is exactly zero at the end.
+        y: states at the present times.
+        slope: values of the field there.
+        step: the step that the controller wants.
+        h: the step that is tried next. It is not more than ``left``, has the sign of the
+            direction and the dtype of the state, and the state's shape where each sample has its
+            own.
+        gain: exponent of the controller, see
+            :func:`~nodes_tutorial.ode.solvers.control.step_factors`.
+        trend: memory of the controller, see there.
     """
 
     left: Tensor
@@ -44,7 +51,11 @@ class Carry(NamedTuple):
 class Span(NamedTuple):
     """The interval of a solve: where it ends and which way it goes.
 
-    The method's nodes in that direction and the absolute tolerance are here as tensors too.
+    Attributes:
+        end: the last time, one for each sample.
+        sign: 1 forwards in time, -1 backwards.
+        nodes: the nodes of the method times the sign.
+        atol: the absolute tolerance as a tensor.
     """
 
     end: Tensor

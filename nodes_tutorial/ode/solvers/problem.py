@@ -20,8 +20,19 @@ Field = Callable[[Tensor, Tensor], Tensor]
 class Settings:
     """What a loop needs to know beside the problem.
 
-    ``term_by_term`` combines stages in the order of backpropagation even where no graph is wanted:
-    a solve without a graph then takes, to the last bit, the steps of one with a graph.
+    Attributes:
+        tableau: coefficients of the method.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step.
+        norm: the norm in which errors are measured.
+        step_size: longest step of a fixed grid; None lets an adaptive method choose.
+        first_step: length of the first step; None lets the solver choose.
+        max_steps: largest number of attempted steps.
+        compile: whether the steps are compiled.
+        adjoint_norm: ``"seminorm"`` or ``"full"``, as for ``odeint``.
+        term_by_term: whether stages are combined in the order of backpropagation even where no
+            graph is wanted. A solve without a graph then takes, to the last bit, the steps of one
+            with a graph.
     """
 
     tableau: Tableau

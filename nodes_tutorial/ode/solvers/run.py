@@ -51,7 +51,7 @@ def run(
 
     Args:
         problem: what to solve.
-        settings: how.
+        settings: method, tolerances and options.
         keep: called with each step and with what was gathered from it.
 
     Returns:

@@ -133,6 +133,10 @@ class StageBuffer:
     place, so it cannot be used when autograd records a graph. Row 0 of the array is the state y,
     with the weight 1; row 1 + i is slope i, with the weight ``h * a_ij``. ``start`` multiplies all
     weights by h at once.
+
+    Args:
+        tableau: the method whose weights combine the slopes.
+        first: the first slope of the first step.
     """
 
     def __init__(self, tableau: Tableau, first: Tensor):
@@ -194,6 +198,10 @@ class OwnStepBuffer(StageBuffer):
     """Slopes of samples with a step each, stored as h k; so the weights never change.
 
     The step has the shape of the state.
+
+    Args:
+        tableau: the method whose weights combine the slopes.
+        first: the first slope of the first step.
     """
 
     def __init__(self, tableau: Tableau, first: Tensor):

@@ -23,6 +23,9 @@ def adjoint_kernel(
     Args:
         kernel: one or several stacked 3×3 kernels.
 
+    Returns:
+        The kernel with channels exchanged and both axes of pixels reversed.
+
     Chapter: thm-stability-antisymmetric
 
     >>> import torch

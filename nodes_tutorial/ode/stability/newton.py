@@ -29,7 +29,15 @@ class Classifier(NamedTuple):
 
 
 def curvature(p: Float[Tensor, "batch classes"], dz: Float[Tensor, "batch classes"]) -> Tensor:
-    r"""The Hessian of cross-entropy in the logits, :math:`(\mathrm{diag}\,p - pp^\top)\,dz`."""
+    r"""The Hessian of cross-entropy in the logits, :math:`(\mathrm{diag}\,p - pp^\top)\,dz`.
+
+    Args:
+        p: probabilities of the classes, one row a point.
+        dz: a change of the logits.
+
+    Returns:
+        The product, of the shape of ``dz``.
+    """
     moved = p * dz
     return moved - p * moved.sum(-1, keepdim=True)
 
@@ -48,12 +56,12 @@ def fit_classifier(
     The problem is strictly convex, so there is one minimizer, and damped Newton finds it.
 
     Args:
-        y: features.
-        labels: classes 0, 1, ….
+        y: features, one row a point.
+        labels: class of each point, an integer from 0.
         start: where to begin, of the right shapes.
-        alpha: positive.
+        alpha: weight of the regularizer, positive.
         tol: stop when the gradient's norm is below it.
-        max_iter: Newton steps at most.
+        max_iter: largest number of Newton steps.
 
     Returns:
         The classifier and the value of the objective.

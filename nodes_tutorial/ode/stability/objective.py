@@ -89,7 +89,11 @@ class Level:
 
 
 def new_classifier(objective: Objective) -> Classifier:
-    """Return a classifier with zero weights, of the sizes that the objective's data ask for."""
+    """Return a classifier with zero weights, of the sizes that the objective's data ask for.
+
+    Args:
+        objective: the objective whose inputs and labels give the sizes.
+    """
     classes = int(objective.labels.max()) + 1
     x = objective.x
     return Classifier(x.new_zeros(x.shape[1], classes), x.new_zeros(classes))

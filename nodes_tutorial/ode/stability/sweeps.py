@@ -14,7 +14,14 @@ __all__ = ["EulerSweep", "LeapfrogSweep", "VerletSweep", "propagate"]
 
 
 class Record(NamedTuple):
-    """What a forward pass leaves behind for the linearized ones."""
+    """What a forward pass leaves behind for the linearized ones.
+
+    Attributes:
+        h: the step size.
+        operators: the weights of all layers.
+        states: the states of all layers, the first and the last included.
+        slopes: the slopes of tanh in all layers.
+    """
 
     h: float
     operators: tuple[Tensor, ...]
