@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
-    """An integer that is not too small.
+    """Refuse what is not an integer or is too small.
 
     Args:
         name: name of the argument, for the message.
@@ -37,7 +37,7 @@ def check_count(name: str, value: int, least: int = 0) -> int:
 def check_number(
     name: str, value: float | int, wanted: str, within: Callable[[float], bool] | None = None
 ) -> float:
-    """A real number of a range; a tensor is none, for its gradient would be lost.
+    """Refuse what is not a real number of a range; a tensor is refused, as it may have a gradient.
 
     Args:
         name: name of the argument, for the message.
@@ -66,10 +66,10 @@ def check_number(
 def check_points(
     name: str, x: Tensor, event: Sequence[int] | None = None, like: Tensor | None = None
 ) -> None:
-    r"""Points of a density: a real tensor that ends in the axes of one point.
+    r"""Refuse what is not a real tensor that ends in the axes of one point.
 
-    What the numbers are is not looked at, since that would wait for the device: where a point has
-    a NaN, so has what is computed from it.
+    The numbers themselves are not checked, because that would wait for the device. A NaN in a
+    point gives a NaN in what is computed from it.
 
     Args:
         name: name of the argument, for the message.

@@ -53,7 +53,7 @@ def fit(
 
     Raises:
         TypeError: an entry of ``state`` can neither save nor load its state; ``steps`` or
-            ``every`` is no integer.
+            ``every`` is not an integer.
         ValueError: ``steps`` below 0, ``every`` below 1; ``checkpoint`` is a folder, damaged, of
             another run or version; a step that reports other metrics than the steps before it.
         FloatingPointError: a metric is NaN or infinite; what was last written stays.

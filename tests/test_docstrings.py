@@ -4,19 +4,22 @@ The rules: each parameter of a function or a constructor is an entry of ``Args:`
 ``Attributes:`` (or has a docstring of its own under the field of a named tuple); an entry has two
 words or more; a function that returns something has ``Returns:``, or its summary begins with
 "Return"; the first line of ``Returns:`` has no colon, because napoleon takes what stands before it
-for a type; a summary is one line with a full stop. The methods of a class are held to the last two
-rules, and where they have ``Args:`` to the first two.
+for a type; a summary is one line with a full stop; the example comes last. Methods, and names that
+no package exports, need not list their arguments; what they list is held to the same rules.
 """
 
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 from itertools import pairwise
 from types import ModuleType
 
 import pytest
+
+import nodes_tutorial
 
 PACKAGES = [
     f"nodes_tutorial.{name}"
@@ -151,7 +154,22 @@ def methods(cls: type) -> dict[str, object]:
     return found
 
 
+def internals(module: ModuleType) -> dict[str, object]:
+    """The public functions and classes of a module that no package exports."""
+    return {
+        name: thing
+        for name, thing in vars(module).items()
+        if name[0] != "_" and (inspect.isclass(thing) or inspect.isfunction(thing))
+        if thing.__module__ == module.__name__ and thing not in EXPORTED.values() and thing.__doc__
+    }
+
+
 EXPORTED = exported()
+MODULES = [
+    info.name
+    for info in pkgutil.walk_packages(nodes_tutorial.__path__, "nodes_tutorial.")
+    if not info.name.endswith("__main__") and ".experiments" not in info.name
+]
 
 
 def test_names_are_found():
@@ -168,6 +186,16 @@ def test_docstring_serves_a_user(name):
 @pytest.mark.parametrize("name", [name for name, it in EXPORTED.items() if inspect.isclass(it)])
 def test_docstrings_of_methods(name):
     found = {each: faults(it, complete=False) for each, it in methods(EXPORTED[name]).items()}
+    assert {each: wrong for each, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_of_internals(name):
+    found = {}
+    for each, thing in internals(importlib.import_module(name)).items():
+        found[each] = faults(thing, complete=False)
+        for method, it in methods(thing).items() if inspect.isclass(thing) else ():
+            found[f"{each}.{method}"] = faults(it, complete=False)
     assert {each: wrong for each, wrong in found.items() if wrong} == {}
 
 

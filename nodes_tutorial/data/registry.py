@@ -68,7 +68,7 @@ FILES: dict[str, tuple[str, str]] = {
 
 
 class DataError(RuntimeError):
-    """A file is neither at hand nor to be had, or is not the file it should be."""
+    """A file is not available, or it is not the expected file."""
 
 
 def fetch(name: str, content: Callable[[Path], None] | None = None) -> Path:

@@ -27,7 +27,7 @@ class Sinusoids:
         device: where to put them; None means where the generator lives.
 
     Raises:
-        TypeError: ``shots`` or ``queries`` is no integer.
+        TypeError: ``shots`` or ``queries`` is not an integer.
         ValueError: one of them below 1, an interval whose end is not above its begin, ``noise``
             negative.
 
@@ -76,7 +76,7 @@ class Sinusoids:
             Inputs and targets of shape (tasks, points, 1).
 
         Raises:
-            TypeError: ``tasks`` is no integer, ``generator`` is none.
+            TypeError: ``tasks`` is not an integer, ``generator`` is none.
             ValueError: ``tasks`` below 1.
         """
         amplitude, phase = self.curves(tasks, generator)

@@ -55,7 +55,7 @@ class TaskSampler:
         rotations: whether a class turned by 90, 180 or 270 degrees is a further class.
 
     Raises:
-        TypeError: ``ways``, ``shots`` or ``queries`` is no integer; ``images`` hold integers.
+        TypeError: ``ways``, ``shots`` or ``queries`` is not an integer; ``images`` hold integers.
         ValueError: one of them is below 1, there are fewer than ``ways`` classes, or a class with
             fewer than ``shots + queries`` images; ``labels`` of another length, or with a number
             that no image has; images that are not square and ``rotations``.
@@ -129,7 +129,7 @@ class TaskSampler:
             shape (tasks, ways·shots), class after class; likewise with queries for the query.
 
         Raises:
-            TypeError: ``tasks`` is no integer, ``generator`` is none.
+            TypeError: ``tasks`` is not an integer, ``generator`` is none.
             ValueError: ``tasks`` below 1.
         """
         check_count("tasks", tasks, least=1)

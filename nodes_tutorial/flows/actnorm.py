@@ -22,7 +22,7 @@ class ActNorm(Transform):
         device: device of the parameters; None means PyTorch's default.
 
     Raises:
-        TypeError: ``channels`` or ``event_dims`` is no integer.
+        TypeError: ``channels`` or ``event_dims`` is not an integer.
         ValueError: one of them below 1, or points of another number of channels.
 
     Chapter: prop-normalizing-lu
@@ -51,12 +51,12 @@ class ActNorm(Transform):
         self.listening = False
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to data."""
+        """Map noise to data."""
         self._check(z)
         return z * self.log_scale.exp() + self.shift, self._ladj(z)
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Data to noise."""
+        """Map data to noise."""
         self._check(x)
         if self.listening:
             self._fit(x)

@@ -68,7 +68,7 @@ class AutoregressiveAffine(Transform):
     def forward(
         self, z: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Noise to data: after pass i the first i entries are right, and stay so."""
+        """Map noise to data: after pass i the first i entries are right, and stay so."""
         x = torch.zeros_like(z)
         for _ in range(self.dim):
             shift, a = self.net(x).chunk(2, -1)
@@ -79,7 +79,7 @@ class AutoregressiveAffine(Transform):
     def inverse(
         self, x: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Data to noise: all x are known, so one pass gives every shift and scale."""
+        """Map data to noise: all x are known, so one pass gives every shift and scale."""
         shift, a = self.net(x).chunk(2, -1)
         s = torch.tanh(a) * -self.bound
         return (x - shift) * s.exp(), s.sum(-1)
@@ -102,7 +102,7 @@ class MAF(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: as for ``AutoregressiveAffine``, or ``layers`` is no integer.
+        TypeError: as for ``AutoregressiveAffine``, or ``layers`` is not an integer.
         ValueError: as for ``AutoregressiveAffine``, or ``layers`` below 1.
 
     Chapter: thm-normalizing-autoregressive

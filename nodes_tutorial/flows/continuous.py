@@ -94,8 +94,8 @@ class CNF(Transform):
         nfe: evaluations of the field by the last call; None before the first and for compiled ones.
 
     Raises:
-        TypeError: ``t1`` is no number (a tensor would lose its gradient), ``probes`` no integer,
-            ``generator`` no generator.
+        TypeError: ``t1`` is not a number (a tensor would lose its gradient), ``probes`` no integer,
+            ``generator`` is not a generator.
         ValueError: an unknown name, ``probes`` below 1, ``t1`` not positive; as ``ode.odeint``.
 
     Chapter: thm-continuous-change
@@ -151,7 +151,7 @@ class CNF(Transform):
         z: Float[Tensor, "*batch dim"],
         probes: Float[Tensor, "k *batch dim"] | None = None,
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Map noise to data; returns x and the log-determinants.
+        """Map noise to data and return x and the log-determinants.
 
         Args:
             z: points in the space of the noise.
@@ -164,7 +164,7 @@ class CNF(Transform):
         x: Float[Tensor, "*batch dim"],
         probes: Float[Tensor, "k *batch dim"] | None = None,
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Map data to noise; arguments as for ``forward``, returns z and the log-determinants."""
+        """Map data to noise; arguments as for ``forward``. Return z and the log-determinants."""
         return self._solve(x, (self.t1, 0.0), probes)[:2]
 
     def inverse_with_penalties(
@@ -194,7 +194,7 @@ class CNF(Transform):
     def path(
         self, x: Float[Tensor, "*batch dim"], t: Float[Tensor, " times"]
     ) -> Float[Tensor, "times *batch dim"]:
-        """Where points go, without the log-determinant.
+        """The paths of points, without the log-determinant.
 
         Args:
             x: where they are at ``t[0]``.

@@ -35,7 +35,7 @@ class AffineCoupling(Transform):
         bound: the bound c, positive.
 
     Raises:
-        TypeError: ``event_dims`` is no integer or ``bound`` no number.
+        TypeError: ``event_dims`` is not an integer or ``bound`` no number.
         ValueError: a mask that keeps all or nothing, or whose axes do not fit ``event_dims``;
             ``bound`` not positive.
 
@@ -89,7 +89,7 @@ class AffineCoupling(Transform):
         self.register_buffer("mask", mask)
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to data: scale, then shift."""
+        """Map noise to data: scale, then shift."""
         a, b = self._split(z)
         s, t = self._scale_and_shift(a, self.bound)
         if s is None:
@@ -97,7 +97,7 @@ class AffineCoupling(Transform):
         return self._merge(a, b * s.exp() + t), s.flatten(s.ndim - self.event_dims).sum(-1)
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Data to noise: the same s and t, since A is the same on both sides."""
+        """Map data to noise: the same s and t, since A is the same on both sides."""
         a, b = self._split(x)
         s, t = self._scale_and_shift(a, -self.bound)
         if s is None:
@@ -146,7 +146,7 @@ class NICE(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: ``dim`` or ``layers`` is no integer, or ``generator`` no generator.
+        TypeError: ``dim`` or ``layers`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``dim`` or ``layers`` below 2.
 
     Chapter: thm-normalizing-coupling
@@ -194,7 +194,7 @@ class RealNVP(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: ``dim`` or ``layers`` is no integer, or ``generator`` no generator.
+        TypeError: ``dim`` or ``layers`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``dim`` or ``layers`` below 2, or ``bound`` not positive.
 
     Chapter: thm-normalizing-coupling

@@ -47,7 +47,7 @@ class StandardNormal(nn.Module):
         event_shape: shape of one point.
 
     Raises:
-        TypeError: an axis of ``shape`` is no integer.
+        TypeError: an axis of ``shape`` is not an integer.
         ValueError: an axis of ``shape`` is below 1, or ``dtype`` is none of real numbers.
 
     Chapter: def-density-model
@@ -78,7 +78,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("origin", torch.zeros(self.event_shape, dtype=dtype, device=device))
 
     def log_prob(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-density in nats; (\\*batch, \\*shape) to (\\*batch,)."""
+        """The log-density in nats, shape (\\*batch,)."""
         axes = len(self.event_shape)
         check_points("x", x, self.event_shape)
         square = x.square().flatten(x.ndim - axes).sum(-1) if axes else x.square()
@@ -91,7 +91,7 @@ class StandardNormal(nn.Module):
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]:
-        """Draw n points; returns them and their log-densities."""
+        """Draw n points and return them with their log-densities."""
         x = self.sample(n, generator)
         return x, self.log_prob(x)
 
@@ -110,7 +110,8 @@ class Gaussian(nn.Module):
         event_shape: shape of one point.
 
     Raises:
-        TypeError: ``mean`` or ``covariance`` is no floating-point tensor, or their dtypes differ.
+        TypeError: ``mean`` or ``covariance`` is not a floating-point tensor, or their
+            dtypes differ.
         ValueError: shapes that do not fit, numbers that are not finite, or a covariance that is
             not positive definite.
 
@@ -198,7 +199,7 @@ def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:
         The Gaussian.
 
     Raises:
-        TypeError: ``x`` is no floating-point tensor.
+        TypeError: ``x`` is not a floating-point tensor.
         ValueError: the points lie in a hyperplane, or nearly so.
 
     Chapter: thm-density-gaussian

@@ -88,7 +88,7 @@ class PlanarField(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: a size is no integer, or ``generator`` no generator.
+        TypeError: a size is not an integer, or ``generator`` is not a generator.
         ValueError: a size below 1.
 
     Chapter: prop-continuous-euler
@@ -120,7 +120,7 @@ class PlanarField(nn.Module):
         self.weights = MLP(sizes, generator=generator, dtype=dtype, device=device)
 
     def weights_at(self, t: Float[Tensor, ""]) -> tuple[Tensor, Tensor, Tensor]:
-        """w of shape (M, dim), b of shape (M,) and u of shape (M, dim) at a time."""
+        """The weights w (M, dim), b (M,) and u (M, dim) at a time."""
         like = self.weights.layers[0].weight
         w, u, b = self.weights(t.to(like.dtype).reshape(1)).split(
             [self.width * self.dim, self.width * self.dim, self.width]

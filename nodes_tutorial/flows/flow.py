@@ -102,7 +102,7 @@ class Flow(nn.Module):
         transforms: :math:`T_1,\dots,T_K`; sampling applies the first one first.
 
     Raises:
-        TypeError: ``base`` is no density or no module, or an entry is no ``Transform``.
+        TypeError: ``base`` is not a density or not a module, or an entry is no ``Transform``.
         ValueError: transforms whose ``event_dims`` differ, or are not the axes of the base.
 
     Chapter: cor-normalizing-composition
@@ -144,10 +144,10 @@ class Flow(nn.Module):
         return getattr(self.base, "event_shape", None)
 
     def log_prob(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-density in nats; (\\*batch, \\*event) to (\\*batch,). NaN where x has NaN.
+        """The log-density in nats, shape (\\*batch,); it is NaN where x has NaN.
 
         Raises:
-            TypeError: x is no floating-point tensor of the weights' dtype and device.
+            TypeError: x is not a floating-point tensor of the weights' dtype and device.
             ValueError: x does not end in the axes of one point.
         """
         check_points("x", x, self.event_shape, next(self.transforms.parameters(), None))
@@ -161,7 +161,7 @@ class Flow(nn.Module):
         """Draw n points, without a graph.
 
         Raises:
-            TypeError: n is no integer, or ``generator`` no generator.
+            TypeError: n is not an integer, or ``generator`` is not a generator.
             ValueError: n is negative.
         """
         _check_draw(n, generator)
@@ -174,7 +174,7 @@ class Flow(nn.Module):
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]:
-        """Draw n points with gradients to the parameters; returns them and their log-densities.
+        """Draw n points with gradients to the parameters, and return their log-densities too.
 
         Raises:
             TypeError: as for ``sample``.

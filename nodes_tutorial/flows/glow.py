@@ -49,7 +49,7 @@ class Chain(Transform):
         self.event_dims = kinds[0]
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to data."""
+        """Map noise to data."""
         total: Tensor | float = 0.0
         for transform in self.transforms:
             z, ladj = transform(z)
@@ -57,7 +57,7 @@ class Chain(Transform):
         return z, total
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Data to noise: the last one is undone first."""
+        """Map data to noise: the last one is undone first."""
         total: Tensor | float = 0.0
         for transform in reversed(self.transforms):
             x, ladj = transform.inverse(x)
@@ -90,12 +90,12 @@ class Squeezed(Transform):
         self.transform = transform
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to data."""
+        """Map noise to data."""
         x, ladj = self.transform(F.pixel_unshuffle(z, 2))
         return F.pixel_shuffle(x, 2), ladj
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Data to noise."""
+        """Map data to noise."""
         z, ladj = self.transform.inverse(F.pixel_unshuffle(x, 2))
         return F.pixel_shuffle(z, 2), ladj
 
@@ -111,7 +111,7 @@ class OnChannels(Transform):
         channels: how many channels it sees.
 
     Raises:
-        TypeError: ``channels`` is no integer.
+        TypeError: ``channels`` is not an integer.
         ValueError: ``channels`` below 1, a transform that is not of images, or an image of fewer
             channels.
 
@@ -135,13 +135,13 @@ class OnChannels(Transform):
             )
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to data."""
+        """Map noise to data."""
         self._check(z)
         x, ladj = self.transform(z[..., : self.channels, :, :])
         return torch.cat([x, z[..., self.channels :, :, :]], -3), ladj
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Data to noise."""
+        """Map data to noise."""
         self._check(x)
         z, ladj = self.transform.inverse(x[..., : self.channels, :, :])
         return torch.cat([z, x[..., self.channels :, :, :]], -3), ladj
@@ -211,7 +211,7 @@ class Glow(Flow):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: ``levels``, ``steps`` or ``width`` is no integer.
+        TypeError: ``levels``, ``steps`` or ``width`` is not an integer.
         ValueError: one of these below 1, ``bound`` not positive, or a height or width that cannot
             be halved ``levels`` times.
 

@@ -29,7 +29,7 @@ def dequantize(
         Numbers in [0, 1).
 
     Raises:
-        TypeError: ``k`` holds no integers, ``levels`` is none, or ``generator`` no generator.
+        TypeError: ``k`` holds no integers, ``levels`` is none, or ``generator`` is not a generator.
         ValueError: a pixel outside 0 … levels - 1.
 
     Chapter: prop-normalizing-bits
@@ -64,7 +64,7 @@ def quantize(y: Float[Tensor, "*shape"], levels: int) -> Int[Tensor, "*shape"]:
         The number of the cell of each, from 0 to ``levels - 1``.
 
     Raises:
-        TypeError: ``y`` holds no floating-point numbers, or ``levels`` is no integer.
+        TypeError: ``y`` does not hold floating-point numbers, or ``levels`` is not an integer.
         ValueError: ``levels`` below 1, or a NaN, which lies in no cell.
 
     >>> import torch
@@ -98,7 +98,7 @@ def bits_per_dim(
         Bits for each dimension.
 
     Raises:
-        TypeError: ``dims`` or ``levels`` is no integer.
+        TypeError: ``dims`` or ``levels`` is not an integer.
         ValueError: one of them below 1.
 
     Chapter: prop-normalizing-bits
@@ -129,7 +129,7 @@ class Logit(Transform):
         alpha: distance that the ends keep from 0 and 1.
 
     Raises:
-        TypeError: ``event_dims`` is no integer or ``alpha`` no number.
+        TypeError: ``event_dims`` is not an integer or ``alpha`` no number.
         ValueError: ``event_dims`` below 1, or ``alpha`` not in [0, 1/2).
 
     Chapter: prop-normalizing-bits
@@ -148,11 +148,11 @@ class Logit(Transform):
         self.alpha = check_number("alpha", alpha, "in [0, 1/2)", lambda a: 0 <= a < 0.5)
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Noise to pixels."""
+        """Map noise to pixels."""
         return (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), self._ladj(z)
 
     def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
-        """Pixels to noise."""
+        """Map pixels to noise."""
         z = torch.logit(self.alpha + (1 - 2 * self.alpha) * x)
         return z, -self._ladj(z)
 

@@ -32,7 +32,7 @@ class KernelDensity(nn.Module):
         event_shape: shape of one point.
 
     Raises:
-        TypeError: ``x`` is no floating-point tensor.
+        TypeError: ``x`` is not a floating-point tensor.
         ValueError: unknown or non-positive ``bandwidth``; points in a hyperplane; ``"cv"`` when
             every point is repeated, so that no bandwidth is best.
 
@@ -83,7 +83,7 @@ class KernelDensity(nn.Module):
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, " n"]]:
-        """Draw n points; returns them and their log-densities."""
+        """Draw n points and return them with their log-densities."""
         x = self._rsample(n, generator)
         return x, self.log_prob(x)
 
@@ -164,7 +164,7 @@ def loo_log_likelihood(
         :math:`\ell(h)` for each candidate, in nats.
 
     Raises:
-        TypeError: ``x`` is no floating-point tensor.
+        TypeError: ``x`` is not a floating-point tensor.
         ValueError: fewer than two points, or a candidate that is not positive.
 
     Chapter: prop-density-loo
@@ -207,7 +207,7 @@ def select_bandwidth(x: Float[Tensor, "n dim"]) -> float:
         The bandwidth.
 
     Raises:
-        TypeError: ``x`` is no floating-point tensor.
+        TypeError: ``x`` is not a floating-point tensor.
         ValueError: fewer than two points, one that is not finite, or a likelihood that grows
             without end as h goes to 0, as it does when every point is repeated.
 

@@ -23,7 +23,7 @@ class Diagonal(Transform):
         device: device of the scales; None means PyTorch's default.
 
     Raises:
-        TypeError: ``dim`` is no integer.
+        TypeError: ``dim`` is not an integer.
         ValueError: ``dim`` below 1, or points of another length.
 
     Chapter: thm-normalizing-coupling
@@ -50,14 +50,14 @@ class Diagonal(Transform):
     def forward(
         self, z: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Noise to data."""
+        """Map noise to data."""
         check_points("z", z, self.log_scale.shape)
         return z * self.log_scale.exp(), self.log_scale.sum().expand(z.shape[:-1])
 
     def inverse(
         self, x: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Data to noise."""
+        """Map data to noise."""
         check_points("x", x, self.log_scale.shape)
         return x * (-self.log_scale).exp(), -self.log_scale.sum().expand(x.shape[:-1])
 
@@ -84,7 +84,7 @@ def stack_layers(
         The layers and norms, in the order of sampling.
 
     Raises:
-        TypeError: ``layers`` is no integer.
+        TypeError: ``layers`` is not an integer.
         ValueError: ``layers`` below ``least``.
 
     >>> from nodes_tutorial.flows import Diagonal
@@ -136,7 +136,8 @@ class InvertibleLinear(Transform):
         device: device of the parameters; None means PyTorch's default.
 
     Raises:
-        TypeError: ``channels`` or ``event_dims`` is no integer, or ``generator`` no generator.
+        TypeError: ``channels`` or ``event_dims`` is not an integer, or ``generator``
+            is not a generator.
         ValueError: ``channels`` or ``event_dims`` below 1.
 
     Chapter: prop-normalizing-lu

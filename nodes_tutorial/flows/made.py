@@ -40,7 +40,7 @@ def made_masks(
         One mask for each layer, rows for outputs and columns for inputs.
 
     Raises:
-        TypeError: a width is no integer.
+        TypeError: a width is not an integer.
         ValueError: a width below 1.
 
     Chapter: thm-normalizing-autoregressive

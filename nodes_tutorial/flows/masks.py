@@ -20,7 +20,7 @@ def half_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
         True where an entry is kept, shape (dim,). An odd ``dim`` has its first half smaller.
 
     Raises:
-        TypeError: ``dim`` is no integer.
+        TypeError: ``dim`` is not an integer.
         ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
 
     >>> from nodes_tutorial.flows import half_mask
@@ -42,7 +42,7 @@ def alternating_mask(dim: int, parity: int = 0) -> Bool[Tensor, " dim"]:
         True where an entry is kept, shape (dim,).
 
     Raises:
-        TypeError: ``dim`` is no integer.
+        TypeError: ``dim`` is not an integer.
         ValueError: ``dim`` below 1, or ``parity`` neither 0 nor 1.
 
     >>> from nodes_tutorial.flows import alternating_mask

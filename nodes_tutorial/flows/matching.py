@@ -44,7 +44,8 @@ def flow_matching_loss(
         The loss, summed over the entries of a point and averaged over the batch.
 
     Raises:
-        TypeError: ``x1`` or ``x0`` is no floating-point tensor, or ``generator`` no generator.
+        TypeError: ``x1`` or ``x0`` is not a floating-point tensor, or ``generator`` is not a
+            generator.
         ValueError: unknown ``coupling``, no points, samples of different shapes, or a field that
             does not keep the shape.
 
@@ -107,7 +108,7 @@ class PosteriorVelocity(nn.Module):
         weights: probabilities of the centers, up to a factor; None means equal ones.
 
     Raises:
-        TypeError: ``centers`` is no floating-point tensor, or ``sd`` no number.
+        TypeError: ``centers`` is not a floating-point tensor, or ``sd`` no number.
         ValueError: no centers, ``sd`` negative, or ``weights`` that are not positive and finite,
             one for each center.
 

@@ -132,7 +132,7 @@ class NaturalGradient:
             The mean negative log-likelihood of the batch before the step.
 
         Raises:
-            TypeError: ``rate`` is no number, or as for ``Flow.log_prob``.
+            TypeError: ``rate`` is not a number, or as for ``Flow.log_prob``.
             ValueError: ``rate`` is not finite, no points, or as for ``Flow.log_prob``.
         """
         check_points("x", x)

@@ -35,7 +35,7 @@ class PlanarTransform(Transform):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: ``dim`` is no integer, or ``generator`` no generator.
+        TypeError: ``dim`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``dim`` below 1.
 
     Chapter: prop-normalizing-planar
@@ -74,7 +74,7 @@ class PlanarTransform(Transform):
     def forward(
         self, z: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Map noise to data; returns x and the log-determinants."""
+        """Map noise to data and return x and the log-determinants."""
         direction, gap = self.direction()
         h = torch.tanh(z @ self.w + self.b)
         return z + h[..., None] * direction, _log_det(h, gap)
@@ -82,7 +82,7 @@ class PlanarTransform(Transform):
     def inverse(
         self, x: Float[Tensor, "*batch dim"]
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
-        """Map data to noise; returns z and the log-determinants."""
+        """Map data to noise and return z and the log-determinants."""
         direction, gap = self.direction()
         score = x @ self.w + self.b
         h = torch.tanh(solve_score(score, gap.expand_as(score)))

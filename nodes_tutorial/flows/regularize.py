@@ -88,8 +88,8 @@ def penalized_nll(
         each penalty without its weight.
 
     Raises:
-        TypeError: a factor is no number, or as for ``Flow.log_prob``.
-        ValueError: a name is no penalty of a ``CNF`` of the flow, or the flow has no ``CNF``; a
+        TypeError: a factor is not a number, or as for ``Flow.log_prob``.
+        ValueError: a name is not a penalty of a ``CNF`` of the flow, or the flow has no ``CNF``; a
             factor is not finite; no points, or as for ``Flow.log_prob``.
 
     Chapter: def-ffjord-penalties

@@ -72,7 +72,7 @@ class BoxTarget(nn.Module):
         entropy_box: differential entropy of the density of the box alone, in nats.
 
     Raises:
-        TypeError: ``wall`` is no number; points that are no floating-point tensor.
+        TypeError: ``wall`` is not a number; points that are not a floating-point tensor.
         ValueError: unknown ``name`` or a negative ``wall``; points not in the plane.
 
     Chapter: prop-density-walls
@@ -104,7 +104,7 @@ class BoxTarget(nn.Module):
             self.register_buffer(key, value.to(dtype=dtype, device=device))
 
     def energy(self, z: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
-        """The energy U, and beyond the box that of the walls; (\\*batch, 2) to (\\*batch,)."""
+        """The energy U, and beyond the box that of the walls; shape (\\*batch,)."""
         check_points("z", z, (2,))
         inside = z.clamp(-EDGE, EDGE)
         beyond = (z - inside).square().sum(-1)
@@ -139,7 +139,7 @@ def reverse_kl(
         The estimate, in nats.
 
     Raises:
-        TypeError: ``n`` is no integer, or ``generator`` no generator.
+        TypeError: ``n`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``n`` below 1.
 
     Chapter: prop-density-walls

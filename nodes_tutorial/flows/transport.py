@@ -109,7 +109,7 @@ def straightness(
         S, in squared units of the state, without a graph.
 
     Raises:
-        TypeError: ``nodes`` is no integer.
+        TypeError: ``nodes`` is not an integer.
         ValueError: ``nodes`` below 1, no points, or as for ``odeint``.
 
     Chapter: thm-matching-budget

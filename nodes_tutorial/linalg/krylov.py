@@ -70,7 +70,7 @@ def cg(
         for a system that did not converge or is not positive: look at ``converged``.
 
     Raises:
-        TypeError: b is no floating-point tensor, x0 of another dtype, a count no integer.
+        TypeError: b is not a floating-point tensor, x0 of another dtype, a count no integer.
         ValueError: a tolerance or a count below its least value, x0 or a product of another shape
             than b.
         FloatingPointError: a product, or b, has NaN or infinite entries.

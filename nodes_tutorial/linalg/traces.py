@@ -59,7 +59,7 @@ def draw_probes(
         The probes.
 
     Raises:
-        TypeError: ``count`` is no integer, or ``generator`` no generator.
+        TypeError: ``count`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``count`` below 1 or unknown ``noise``.
 
     >>> import torch

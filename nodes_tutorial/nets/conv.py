@@ -44,7 +44,7 @@ class Conv4(nn.Module):
         features: numbers that the last block gives for an image.
 
     Raises:
-        TypeError: ``channels``, ``width``, ``side`` or ``classes`` is no integer.
+        TypeError: ``channels``, ``width``, ``side`` or ``classes`` is not an integer.
         ValueError: one of them below 1, a ``side`` of which the pooling leaves nothing, unknown
             ``pool`` or ``norm``.
 

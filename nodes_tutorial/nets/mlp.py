@@ -37,7 +37,7 @@ class MLP(nn.Module):
         device: device of the weights; None means PyTorch's default.
 
     Raises:
-        TypeError: an entry of ``sizes`` is no integer, or ``generator`` no generator.
+        TypeError: an entry of ``sizes`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``sizes`` has fewer than two entries or one below 1; unknown ``activation``.
 
     References: Goodfellow, Bengio and Courville (2016), chapter 6.

@@ -65,7 +65,7 @@ class ReactionDiffusionAdvection(nn.Module):
         return nn.functional.softplus(self.raw_tau)
 
     def forward(self, w: Float[Tensor, "*batch nodes"]) -> Float[Tensor, "*batch nodes"]:
-        """dw/dt; the last axis is periodic."""
+        """The derivative dw/dt; the last axis is periodic."""
         right, left = w.roll(-1, -1), w.roll(1, -1)
         drift = self.upsilon / 2 * (right - left)
         return self.tau * (right - 2 * w + left) + drift + self.rho * w
@@ -146,7 +146,7 @@ class CoupledODE(nn.Module):
         self.gradient = gradient
 
     def forward(self, x: Float[Tensor, "*batch_and_state"]) -> Float[Tensor, "*batch_and_state"]:
-        """z(1) from z(0) = x."""
+        """Solve from z(0) = x and return z(1)."""
         return self.states(x, torch.tensor([0.0, 1.0], dtype=torch.float64, device=x.device))[0][-1]
 
     def states(

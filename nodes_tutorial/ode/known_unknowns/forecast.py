@@ -62,7 +62,7 @@ class LSTMForecast(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch times observed"]
     ) -> Float[Tensor, "*copies batch times observed"]:
-        """At each time the prediction of the next observation."""
+        """Predict the next observation at each time."""
         found = self._run(x[None], None)[0]
         return found if self.copies else found.squeeze(0)
 

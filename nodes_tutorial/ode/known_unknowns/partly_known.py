@@ -107,4 +107,5 @@ class PartlyKnown(nn.Module):
         self.known, self.net = known, net
 
     def forward(self, t: Tensor, z: Tensor, theta: Tensor) -> Tensor:
+        """Evaluate the sum of the two fields."""
         return self.known(t, z, theta) + self.net(z)

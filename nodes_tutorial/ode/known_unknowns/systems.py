@@ -64,7 +64,7 @@ def semi_implicit_pendulum(
     friction: float | int = 0.0,
     max_speed: float | int = math.inf,
 ) -> Float[Tensor, "n steps 2"]:
-    r"""The pendulum as simulators of games step it: first the velocity, then the angle with it.
+    r"""The pendulum with the steps of game simulators, first the velocity and then the angle.
 
     .. math:: \omega_{k+1} = \omega_k - h\bigl((g/l)\sin\phi_k + b\,\omega_k\bigr),\qquad
         \phi_{k+1} = \phi_k + h\,\omega_{k+1}

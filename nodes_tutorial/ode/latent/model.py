@@ -133,7 +133,7 @@ class LatentODE(nn.Module):
         self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)
 
     def encode(self, series: Series) -> Posterior:
-        """The law of the latent start; always with the axis of the networks."""
+        """The law of the latent start, always with the axis of the networks."""
         h = self.encoder.encode(series, backwards=True)
         mean, raw = self.head(h).chunk(2, -1)
         return Posterior(mean, nn.functional.softplus(raw) + 1e-5)

@@ -161,7 +161,7 @@ class ODERNN(nn.Module):
     def states(
         self, series: Series, *, backwards: bool = False
     ) -> tuple[Float[Tensor, "m *copies n 1"], Float[Tensor, "m copies n hidden"]]:
-        """States right after each series' k-th update, and when that was.
+        """The time of each series' k-th update and the state right after it.
 
         Behind the last observation of a series its time and state are repeated.
         """

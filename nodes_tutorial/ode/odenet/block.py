@@ -62,6 +62,7 @@ class ODEBlock(nn.Module):
 
     @property
     def nfe_backward(self) -> int:
+        """Evaluations of the field since the last call's solve."""
         return self._calls - self.nfe_forward
 
     def forward(self, y0: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:

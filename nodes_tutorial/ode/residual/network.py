@@ -162,7 +162,7 @@ class ResidualNet(nn.Module):
         return (V @ torch.tanh(W @ y.unsqueeze(-1) + b.unsqueeze(-1))).squeeze(-1)
 
     def layers(self, depth: int | None = None) -> list[Layer]:
-        """The maps f_l; a depth other than the own needs smooth weights."""
+        """The maps f_l; a depth other than that of the network needs smooth weights."""
         depth = self.depth if depth is None else depth
         if self.modes is not None:
             t = torch.arange(depth, dtype=self.W.dtype, device=self.W.device)

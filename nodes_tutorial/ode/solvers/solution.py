@@ -18,7 +18,7 @@ from nodes_tutorial.ode.solvers.times import move_start, moved_outputs
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solve found and what it cost.
+    """The result of a solve and its cost.
 
     Attributes:
         t: output times, shape ``(T,)``.

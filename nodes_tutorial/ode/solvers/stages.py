@@ -51,7 +51,8 @@ class StageList:
     """Slopes in a list, combined term by term.
 
     Every combination is an ordinary differentiable operation, so this store serves backpropagation,
-    function transforms and the compiler. Slopes are kept as the field made them.
+    function transforms and the compiler. Slopes are kept as the field made them. The methods are
+    those of :class:`Stages`.
 
     Args:
         tableau: the method whose weights combine the slopes.
