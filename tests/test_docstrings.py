@@ -4,8 +4,9 @@ The rules: each parameter of a function or a constructor is an entry of ``Args:`
 ``Attributes:`` (or has a docstring of its own under the field of a named tuple); an entry has two
 words or more; a function that returns something has ``Returns:``, or its summary begins with
 "Return"; the first line of ``Returns:`` has no colon, because napoleon takes what stands before it
-for a type; a summary is one line with a full stop; the example comes last. Methods, and names that
-no package exports, need not list their arguments; what they list is held to the same rules.
+for a type; what raises errors has ``Raises:``; a summary is one line with a full stop; the example
+comes last. Methods, and names that no package exports, need not list their arguments; what they
+list is held to the same rules.
 """
 
 import ast
@@ -106,6 +107,16 @@ def _returns(thing) -> bool:
     return inspect.signature(thing).return_annotation not in (None, "None", inspect._empty)
 
 
+def _raises(thing) -> bool:
+    """Whether the code of a function, or of a class's constructor, raises an error itself."""
+    code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(thing)))).body
+    if inspect.isclass(thing):
+        makers = ("__init__", "__post_init__")
+        code = [part for part in code[0].body if getattr(part, "name", "") in makers]
+    raised = [n.exc for part in code for n in ast.walk(part) if isinstance(n, ast.Raise)]
+    return any(it is not None and ast.unparse(it) != "NotImplementedError" for it in raised)
+
+
 def own_doc(thing) -> str:
     return inspect.cleandoc(thing.__doc__ or "")
 
@@ -137,6 +148,8 @@ def faults(thing, complete: bool = True) -> list[str]:
     told = {"Returns", "Yields"} & set(parts) or summary.startswith("Return")
     if complete and not told and _returns(thing):
         found.append("nothing tells what is returned")
+    if _raises(thing) and "Raises" not in parts and not summary.startswith("Raise"):
+        found.append("nothing tells what is raised")
     for section in ("Returns", "Yields"):
         first = next((line for line in parts.get(section, []) if line.strip()), "")
         if ":" in CODE.sub("", first):
@@ -231,3 +244,13 @@ def test_a_fault_is_found(old, new, word):
     text = own_doc(good).replace(old, new)
     bad.__doc__ = text.split("\n\nReturns:")[0] if word == "returned" else text
     assert any(word in fault for fault in faults(bad))
+
+
+def test_an_untold_error_is_found():
+    def bad(x: int) -> int:
+        raise ValueError
+
+    bad.__doc__ = own_doc(good)
+    assert faults(bad) == ["nothing tells what is raised"]
+    bad.__doc__ += "\n\nRaises:\n    ValueError: in every case."
+    assert faults(bad) == []

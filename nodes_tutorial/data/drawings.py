@@ -42,7 +42,7 @@ class Characters(NamedTuple):
     Attributes:
         images: ink in [0, 1].
         labels: 0 … classes - 1, in rising order.
-        names: of each class, such as ``"Greek/character01"``.
+        names: name of each class, such as ``"Greek/character01"``.
     """
 
     images: Float[Tensor, "drawings 1 side side"]

@@ -20,7 +20,7 @@ def flip(
         generator: source of the noise; None means PyTorch's global one.
         noise: standard deviation of what is added to the points.
         dtype: dtype of both results.
-        device: where to put them; by default where ``generator`` lives.
+        device: device of the results; by default where ``generator`` lives.
 
     Returns:
         Points and targets.
@@ -70,7 +70,7 @@ def nested_spheres(
         radii: the three radii, :math:`r_1<r_2\le r_3`.
         uniform: draw from the uniform law on the shell, not from the published one.
         dtype: dtype of both results.
-        device: where to put them; by default where ``generator`` lives.
+        device: device of the results; by default where ``generator`` lives.
 
     Returns:
         Points, the inner ones first, and targets.

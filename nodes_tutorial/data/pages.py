@@ -95,7 +95,7 @@ def check_content(known: str, path: Path) -> None:
     """Refuse an archive of other drawings.
 
     Args:
-        known: their fingerprint.
+        known: fingerprint that the drawings must have.
         path: the zip file.
 
     Raises:

@@ -197,8 +197,8 @@ def verify(path: Path, known: str) -> None:
     """Refuse a file with another checksum.
 
     Args:
-        path: the file.
-        known: its sha256, or the name of another algorithm, a colon and the checksum.
+        path: path of the file.
+        known: sha256 of the file, or the name of another algorithm, a colon and the checksum.
 
     Raises:
         TypeError: ``known`` is no text.

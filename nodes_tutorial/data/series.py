@@ -13,7 +13,7 @@ class Series(NamedTuple):
 
     Attributes:
         times: the union grid, increasing; its first entry is where the latent state starts.
-        values: what was measured, zero where ``mask`` is False.
+        values: measured values, zero where ``mask`` is False.
         mask: which entries were measured.
     """
 
@@ -58,8 +58,8 @@ def collate(
     """Put series with times of their own on one grid, the sorted union of all times.
 
     Args:
-        times: for each series its increasing times.
-        values: for each series its values, one row a time.
+        times: increasing times of each series.
+        values: values of each series, one row a time.
         resolution: round times to multiples of this, which keeps the grid small; values that fall
             on the same grid time are averaged.
 
@@ -106,7 +106,7 @@ def observe(series: Series, fraction: float, generator: torch.Generator | None =
     """Keep a random share of the observed times of each series, at least one.
 
     Args:
-        series: the whole.
+        series: the batch to choose from.
         fraction: share to keep, the number rounded to the nearest.
         generator: source of the choice; None means PyTorch's global one.
 
@@ -139,8 +139,8 @@ def compact(series: Series, *, backwards: bool = False) -> tuple[Tensor, Tensor,
     """Each series' own observations one after the other, without the gaps of the union grid.
 
     Args:
-        series: on a union grid.
-        backwards: from the last observation to the first.
+        series: the batch on its union grid.
+        backwards: whether to go from the last observation to the first.
 
     Returns:
         Times (..., n, m), values and mask (..., n, m, dim), with m the largest number of

@@ -24,7 +24,7 @@ class Sinusoids:
         interval: least and largest x.
         noise: standard deviation of what is added to the targets.
         dtype: dtype of all numbers.
-        device: where to put them; None means where the generator lives.
+        device: device of the tasks; None means that of the generator.
 
     Raises:
         TypeError: ``shots`` or ``queries`` is not an integer.

@@ -132,7 +132,7 @@ def omniglot(
     """The 2,720 drawings of Omniglot's first small background set: 136 characters, 20 people.
 
     Args:
-        alphabets: of Balinese, Early_Aramaic, Greek, Korean, Latin; None means all.
+        alphabets: names out of Balinese, Early_Aramaic, Greek, Korean, Latin; None means all.
         dtype: dtype of places and times.
 
     Returns:

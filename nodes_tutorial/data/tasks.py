@@ -18,9 +18,9 @@ class Tasks(NamedTuple):
 
     Attributes:
         support_x: inputs to adapt to.
-        support_y: their targets.
+        support_y: targets of the support inputs.
         query_x: inputs to be judged by.
-        query_y: their targets.
+        query_y: targets of the query inputs.
     """
 
     support_x: Float[Tensor, "tasks support ..."]

@@ -40,7 +40,7 @@ def sample(
         n: number of points.
         generator: source of the numbers; None means PyTorch's global one.
         dtype: dtype of the points.
-        device: where to put them; by default where ``generator`` lives.
+        device: device of the points; by default where ``generator`` lives.
 
     Returns:
         The points, in random order.

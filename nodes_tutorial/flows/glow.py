@@ -23,7 +23,7 @@ class Chain(Transform):
     """Transforms one after the other, as one; the first one acts first.
 
     Args:
-        transforms: at least one, all of one ``event_dims``.
+        transforms: one transform or more, all with the same ``event_dims``.
 
     Raises:
         ValueError: none, or some of another ``event_dims``.
@@ -108,7 +108,7 @@ class OnChannels(Transform):
 
     Args:
         transform: keeps the shape of what it is given.
-        channels: how many channels it sees.
+        channels: number of channels that the transform sees.
 
     Raises:
         TypeError: ``channels`` is not an integer.

@@ -101,9 +101,9 @@ def straightness(
 
     Args:
         field: the field ``f(t, z)``.
-        x0: where the paths start at time 0.
+        x0: points at time 0, where the paths start.
         nodes: evaluation points in time.
-        **solver: for ``odeint``, such as ``rtol`` or ``method``.
+        **solver: keyword arguments of ``odeint``, such as ``rtol`` or ``method``.
 
     Returns:
         S, in squared units of the state, without a graph.

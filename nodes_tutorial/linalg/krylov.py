@@ -18,7 +18,7 @@ class CGResult(NamedTuple):
     Attributes:
         x: approximate solutions of the systems.
         residual: the norm of :math:`b - Ax`, as the iteration carries it along.
-        iterations: how many steps were taken.
+        iterations: number of steps that were taken.
         converged: whether the residual is below the tolerance.
         negative_curvature: whether a direction with :math:`p^\top Ap\le0` was met: A is not
             positive definite, or rounding has the upper hand. x is what was reached before it.
@@ -56,7 +56,7 @@ def cg(
     Args:
         product: v -> A v, on the shape of b, each system by itself.
         b: right-hand sides, one or a batch.
-        x0: where to begin; None means 0.
+        x0: the first approximation; None means 0.
         rtol: done when :math:`\|r\|` is at most this times :math:`\|b\|`, where
             :math:`\|r\|^2 = r^\top Mr`.
         atol: done when :math:`\|r\|` is at most this.

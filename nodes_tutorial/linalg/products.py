@@ -18,7 +18,7 @@ def jvp(
 
     Args:
         fun: a function of one tensor.
-        x: where to differentiate.
+        x: point at which to differentiate.
         v: direction in the space of the inputs.
 
     Returns:
@@ -41,7 +41,7 @@ def vjp(
 
     Args:
         fun: a function of one tensor.
-        x: where to differentiate.
+        x: point at which to differentiate.
         v: a covector, of the shape of ``fun(x)``.
 
     Returns:
@@ -93,7 +93,7 @@ def covector_products(
 
     Args:
         fun: maps (\*batch, dim) to (\*batch, dim), each row by itself.
-        x: where to differentiate.
+        x: points at which to differentiate.
         v: k covectors for each row; None means all unit vectors.
 
     Returns:

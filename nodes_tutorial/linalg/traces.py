@@ -20,7 +20,7 @@ def exact_trace(
 
     Args:
         fun: maps (\*batch, dim) to (\*batch, dim), each row by itself.
-        x: where to differentiate.
+        x: points at which to differentiate.
         return_value: also return ``fun(x)``, which costs nothing more.
 
     Returns:
@@ -94,9 +94,9 @@ def hutchinson_trace(
 
     Args:
         fun: maps (\*batch, dim) to (\*batch, dim), each row by itself.
-        x: where to differentiate.
-        probes: how many to draw, or the probes themselves (from ``draw_probes``). Pass them when
-            the estimate is a part of a vector field: they must not change during one solve.
+        x: points at which to differentiate.
+        probes: number of probes to draw, or the probes themselves (from ``draw_probes``). Pass them
+            when the estimate is a part of a vector field: they must not change during one solve.
         noise: ``"rademacher"`` or ``"gaussian"``; ignored when ``probes`` is a tensor.
         generator: source of the numbers; None means PyTorch's global one.
         return_value: also return ``fun(x)``.

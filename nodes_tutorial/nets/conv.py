@@ -30,7 +30,7 @@ class Conv4(nn.Module):
     map it over tasks. ``"running"`` keeps running statistics, and uses them in ``eval()`` mode.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         width: channels of every block.
         side: pixels along an edge of the images.
         pool: ``"stride"`` or ``"max"``.

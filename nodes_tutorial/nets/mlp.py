@@ -187,7 +187,7 @@ def reset_parameters(module: nn.Module, generator: torch.Generator | None = None
     r"""Redraw all linear and convolution layers, uniform on :math:`\pm 1/\sqrt{\text{fan-in}}`.
 
     Args:
-        module: its ``nn.Linear`` and ``nn.Conv2d`` layers change in place.
+        module: the network; its ``nn.Linear`` and ``nn.Conv2d`` layers change in place.
         generator: source of the numbers; None means PyTorch's global one.
 
     Raises:
@@ -217,7 +217,7 @@ def count_parameters(module: nn.Module) -> int:
     """Number of trainable numbers in a module.
 
     Args:
-        module: any network.
+        module: the network whose parameters are counted.
 
     Returns:
         The number, over all parameters that require a gradient.

@@ -108,8 +108,8 @@ class CoupledODE(nn.Module):
             module.
         w0: initial value of the weights; copied into a parameter.
         evolution: q, called as ``evolution(w)``, or None.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step, in units of the state.
         method: a key of ``METHODS``.
         gradient: ``"direct"``, ``"checkpoint"`` or ``"adjoint"``, for the joint state.
         options: as for ``odeint``.

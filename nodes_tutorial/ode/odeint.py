@@ -136,7 +136,7 @@ def odeint_adjoint(
         t: as for :func:`odeint`.
         rtol: relative tolerance, forwards and backwards.
         atol: absolute tolerance, forwards and backwards.
-        method: a key of ``METHODS``.
+        method: a key of ``METHODS``, or a :class:`Tableau`.
         options: as for :func:`odeint`.
         adjoint_params: as for :func:`odeint`.
 

@@ -34,9 +34,9 @@ def slider(
         frames: one picture for each value: a matplotlib figure, the bytes of a PNG, or a list of
             curves drawn as SVG. A curve is ``(x, y)`` or ``(x, y, name)``; a ``name`` that
             begins with ``"."`` draws points.
-        values: what the slider shows at each frame.
-        label: what is being varied.
-        alt: what the picture shows, for readers who do not see it.
+        values: values that the slider shows, one for each frame.
+        label: name of what is varied.
+        alt: description of the picture, for readers who do not see it.
         **axes: ``xlim``, ``ylim`` (default: range of all curves), ``xlabel``, ``ylabel``.
 
     Returns:
@@ -69,9 +69,9 @@ def player(
 
     Args:
         frames: as for ``slider``.
-        label: what changes from frame to frame, such as ``"step"``.
-        alt: what the animation shows.
-        values: what to print at each frame; by default its number.
+        label: name of what changes from frame to frame, such as ``"step"``.
+        alt: description of the animation, for readers who do not see it.
+        values: text to print at each frame; by default its number.
         fps: frames a second.
         **axes: as for ``slider``.
 

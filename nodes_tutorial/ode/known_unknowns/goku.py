@@ -23,7 +23,7 @@ class Path(NamedTuple):
 
     Args:
         theta: the parameters of the equation.
-        z: its solutions.
+        z: solutions of the equation, with the times on their own axis.
         x: the observations that they emit.
     """
 
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
     Args:
         loss: reconstruction + beta · divergence + weight · grounding.
         reconstruction: minus the log-likelihood under the sample, in nats.
-        divergence: from the prior, in nats.
+        divergence: divergence of the posterior from the prior, in nats.
         grounding: squared distance to the labelled states.
     """
 

@@ -63,7 +63,7 @@ def grounding_loss(
 
     Args:
         z: states of the model, or of several models.
-        truth: their true values; read only where there is a label.
+        truth: true values of the states; read only where there is a label.
         mask: True where there is a label.
 
     Returns:

@@ -116,7 +116,7 @@ def render_rod(
     of any length is drawn with the same rod.
 
     Args:
-        angle: in radians, 0 is down.
+        angle: angle of the rod in radians; 0 is down.
         side: pixels along an edge.
         width: the length w over which the picture fades, in units of the square.
 

@@ -152,7 +152,7 @@ def kl_weight(step: int, wait: int = 10, rate: float = 0.99) -> float:
 
     Args:
         step: number of the step, or of the epoch.
-        wait: how long the weight stays 0.
+        wait: number of steps during which the weight stays 0.
         rate: base of the power, in (0, 1); the nearer to 1, the longer the warm-up.
 
     Returns:

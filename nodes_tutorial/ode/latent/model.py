@@ -53,7 +53,7 @@ class LatentODE(nn.Module):
         encoder: reads the series; by default an ``ODERNN`` of the given sizes. Its own ``copies``
             must be those of ``generator``.
         hidden: size of the encoder's state.
-        width: of the hidden layers of all networks.
+        width: width of the hidden layers of all networks.
         linear: whether field and read-out are affine, the case with a closed form.
         speed: factor of the initial field's last layer. Dynamics that turn several times within the
             data are found sooner by a field that starts with some speed.

@@ -85,7 +85,7 @@ class ODERNN(nn.Module):
     Args:
         dim: number of features of a series.
         hidden: size of the state.
-        width: of the hidden layer of the field and of the read-out.
+        width: width of the hidden layer of the field and of the read-out.
         step_size: a gap is cut into equal steps no longer than this; None means one step.
         method: a key of ``METHODS`` for these steps.
         readout: whether there is a g; an encoder needs none.

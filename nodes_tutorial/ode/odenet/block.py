@@ -66,7 +66,11 @@ class ODEBlock(nn.Module):
         return self._calls - self.nfe_forward
 
     def forward(self, y0: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
-        """Integrate from t = 0 to t = 1."""
+        """Integrate from t = 0 to t = 1.
+
+        Raises:
+            TypeError: ``y0`` is not a tensor.
+        """
         if not isinstance(y0, Tensor):
             raise TypeError(f"y0 must be a tensor, got {type(y0).__name__}")
         beside_the_solve = 0 if self.gradient == "direct" else 1

@@ -98,7 +98,8 @@ class Classifier(nn.Module):
         body: maps (batch, width, h, w) to the same shape.
         width: channels of the state.
         stem: ``"conv"`` or ``"res"``.
-        downsamplings: how often the stem halves the size after its first 3×3 convolution.
+        downsamplings: number of times that the stem halves the size, after a first 3×3
+            convolution.
         classes: number of classes.
         groups: groups of a normalization; by default ``min(32, width)``.
         generator: source of the initial weights; None means PyTorch's global one.

@@ -147,7 +147,11 @@ class ResidualNet(nn.Module):
         self.V = normal(dim, width, fan_in=width)
 
     def weights(self, t: Float[Tensor, "*times"]) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights (V(t), W(t), b(t)), one set for each entry of ``t``."""
+        """The weights (V(t), W(t), b(t)), one set for each entry of ``t``.
+
+        Raises:
+            ValueError: the weights are free, so they are not functions of t.
+        """
         if self.modes is None:
             raise ValueError("free weights are no curve in t; build the network with modes=...")
         k = torch.arange(self.modes, dtype=t.dtype, device=t.device)
@@ -162,7 +166,11 @@ class ResidualNet(nn.Module):
         return (V @ torch.tanh(W @ y.unsqueeze(-1) + b.unsqueeze(-1))).squeeze(-1)
 
     def layers(self, depth: int | None = None) -> list[Layer]:
-        """The maps f_l; a depth other than that of the network needs smooth weights."""
+        """The maps f_l; a depth other than that of the network needs smooth weights.
+
+        Raises:
+            ValueError: another depth than that of the network, with free weights.
+        """
         depth = self.depth if depth is None else depth
         if self.modes is not None:
             t = torch.arange(depth, dtype=self.W.dtype, device=self.W.device)

@@ -70,6 +70,9 @@ def adaptive_steps(
     is held fixed under differentiation. One number a step crosses from device to host, the error
     ratio, because the host decides on the next step.
 
+    Raises:
+        SolverError: NaN or Inf, step size underflow, or ``max_steps`` exceeded.
+
     Chapter: prop-pi-controller
     """
     tableau, y, tolerances = settings.tableau, problem.y0, (settings.rtol, settings.atol)

@@ -19,7 +19,12 @@ GRADIENTS = ("direct", "checkpoint", "adjoint")
 
 
 def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem, Settings]:
-    """Check all arguments of a solve; every error names its argument."""
+    """Check all arguments of a solve; every error names its argument.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument or an option does not fit.
+    """
     tableau = find_tableau(method)
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
@@ -43,7 +48,11 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
 
 
 def find_tableau(method) -> Tableau:
-    """The tableau of a name, or the user's own, checked."""
+    """The tableau of a name, or the user's own, checked.
+
+    Raises:
+        ValueError: unknown name, or a tableau without the order that it states.
+    """
     if isinstance(method, str) and method in METHODS:
         tableau = METHODS[method]
     elif isinstance(method, Tableau):

@@ -119,7 +119,7 @@ def order_of(tableau, *, embedded: bool = False, tolerance: float = 1e-12, large
     Args:
         tableau: as for :func:`order_conditions`.
         embedded: the order of the companion formula.
-        tolerance: what counts as zero.
+        tolerance: largest residual that counts as zero.
         largest: stop looking here.
 
     Returns:

@@ -133,6 +133,9 @@ def per_sample_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
     """Rounds of one attempted step for every sample, until all have arrived at the last time.
 
     One flag a round crosses from device to host, because the host decides whether to go on.
+
+    Raises:
+        SolverError: NaN or Inf, step size underflow, or ``max_steps`` exceeded.
     """
     y, t0, t1 = problem.y0, problem.outputs[0], problem.outputs[-1]
     ends = torch.tensor([t0, t1], dtype=torch.float64, device=y.device).unbind()

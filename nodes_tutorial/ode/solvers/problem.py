@@ -82,6 +82,10 @@ class Problem:
         graph: whether the steps must be differentiable. The first slope tells; a later one that
             carries a graph where no other did raises :class:`Again`.
         copies: whether slopes are copied, because the field writes them all into one tensor.
+
+    Raises:
+        TypeError: ``func``, ``y0`` or ``t`` is of the wrong type or dtype.
+        ValueError: shapes or times that do not fit.
     """
 
     def __init__(self, func, y0, t, per_sample=False):
@@ -193,7 +197,12 @@ class Problem:
 
 
 def check_slope(slope: object, y: Tensor) -> Tensor:
-    """A slope, checked to fit the state."""
+    """A slope, checked to fit the state.
+
+    Raises:
+        TypeError: not a tensor, or of another dtype than the state.
+        ValueError: of another shape than the state.
+    """
     if not isinstance(slope, Tensor):
         raise TypeError(f"func must return tensors, got {type(slope).__name__}")
     if slope.shape != y.shape:

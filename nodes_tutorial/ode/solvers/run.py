@@ -18,7 +18,11 @@ from nodes_tutorial.ode.solvers.step import Step
 
 
 def iterate(problem: Problem, settings: Settings) -> Iterator[Step]:
-    """The accepted steps of a solve, whichever loop makes them."""
+    """The accepted steps of a solve, whichever loop makes them.
+
+    Raises:
+        ValueError: ``compile`` together with fixed steps or ``per_sample``.
+    """
     if settings.compile and (settings.fixed or settings.norm.per_sample):
         raise ValueError(
             "options['compile'] with per_sample or fixed steps serves solves without a gradient"
@@ -117,7 +121,11 @@ def _differentiable(problem: Problem) -> bool:
 
 
 def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:
-    """A fixed grid has no error estimate that a NaN could fail; look at the outputs."""
+    """A fixed grid has no error estimate that a NaN could fail; look at the outputs.
+
+    Raises:
+        SolverError: a state at an output time is NaN or Inf.
+    """
     if not under_transform() and not bool(y.isfinite().all()):
         bad = (~y.isfinite()).flatten(1).any(1).nonzero()[0].item()
         step = settings.step_size or abs(problem.outputs[bad] - problem.outputs[bad - 1])

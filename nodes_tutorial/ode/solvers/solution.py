@@ -26,8 +26,9 @@ class Solution:
         nfe: evaluations of the field by the steps.
         accepted: accepted steps; with ``per_sample`` of shape ``(batch,)``.
         rejected: rejected steps, likewise.
-        step_times: where each step began, float64, shape ``(steps,)``, or ``(steps, batch)``.
-        step_sizes: how long it was, signed, likewise; zero where a sample did not move.
+        step_times: time at which each step began, float64, shape ``(steps,)`` or
+            ``(steps, batch)``.
+        step_sizes: signed length of each step, likewise; zero where a sample did not move.
 
     Chapter: def-runge-kutta
     """

@@ -30,13 +30,13 @@ class Tableau:
             of order h^4; :func:`error_ratio` joins them to an estimate of order h^8.
         extra_a: rows of stages that only the dense output needs.
         extra_c: the nodes of these stages.
-        stages: how many stages a step has, the extra ones left out.
+        stages: number of stages of a step, without the extra ones.
         dense_matrix: ``dense`` as an array.
         error_rows: ``b_error`` and ``b_error_low``, as far as the method has them.
         terms: the nonzero weights of each stage, the step and the extra stages, with places.
         fsal: whether the last stage is the first of the next step (first same as last).
         distinct_c: the different nodes of the stages from the second on.
-        c_index: where in ``distinct_c`` the node of each stage stands; 0 for the first stage.
+        c_index: position in ``distinct_c`` of the node of each stage; 0 for the first stage.
 
     Raises:
         ValueError: rows that are too long or too short, b that does not sum to 1, or c that are not

@@ -38,9 +38,9 @@ def train_blocks(
     logits and R that of the regularizer, whose (shifted) inverse is the preconditioner.
 
     Args:
-        net: its weights are changed in place.
+        net: the network; its weights are changed in place.
         objective: data and regularizers.
-        classifier: where to start; by default zero.
+        classifier: the classifier to start from; by default zero.
         max_iter: iterations at most.
         tol: stop when five iterations together lower the objective by less than five times
             this share of it.
@@ -163,9 +163,9 @@ def train_adam(
     """Adam on all weights at once, full batch, for comparison with ``train_blocks``.
 
     Args:
-        net: its weights are changed in place.
+        net: the network; its weights are changed in place.
         objective: data and regularizers.
-        classifier: where to start; by default zero.
+        classifier: the classifier to start from; by default zero.
         lr: the learning rate.
         max_iter: iterations at most.
         goal: stop when the objective is below it.

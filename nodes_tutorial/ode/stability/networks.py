@@ -148,6 +148,9 @@ class VerletNet(StableNet):
         hidden: features m of z, which starts at 0; by default n.
         **how: ``scale``, ``generator``, ``dtype`` and ``device``, as for ``StableNet``.
 
+    Raises:
+        ValueError: ``hidden`` below 1.
+
     Chapter: prop-stability-second-order
 
     References: Haber and Ruthotto (2018), equation (4.3), with a bias for each row.
