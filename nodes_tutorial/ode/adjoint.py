@@ -221,8 +221,9 @@ class Adjoint(Function):
         with ctx.recall.as_it_was():
             for i in range(len(y) - 1, 0, -1):
                 state = torch.cat([y[i].reshape(-1), a, totals])
-                ends = torch.tensor([problem.outputs[i], problem.outputs[i - 1]]).double()
-                state = integrate(Problem(augmented, state, ends.to(y.device)), settings)[-1]
+                ends = [problem.outputs[i], problem.outputs[i - 1]]
+                ends = torch.tensor(ends, dtype=torch.float64, device=y.device)
+                state = integrate(Problem(augmented, state, ends), settings)[-1]
                 a = state[n : 2 * n] + grad[i - 1].reshape(-1)
                 totals = state[2 * n :]
         ctx.recall.confirm(ctx.recall.change_of(first_slopes[0]), products.used)
