@@ -25,7 +25,7 @@ from tools.robust import record
 from tools.robust.variants import MORE_SEEDS, VARIANTS, environment, fingerprint, same_as_base
 
 PROLOGUE = Path(__file__).with_name("prologue.py").read_text(encoding="utf-8")
-EPILOGUE = "import json as _json\nprint('ROBUST', _json.dumps(_ROBUST))"
+EPILOGUE = "import json as _json\nprint('ROBUST ' + _json.dumps(_ROBUST))"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SECONDS = 1200  # for a cell: a busy machine is no failure
 THINNEST = 3  # assertions of a run that are kept, by the share of the gap
@@ -55,8 +55,10 @@ def execute(chapter: Chapter, variant: str) -> dict[str, Any]:
             if output.output_type == "error":
                 trace = COLOUR.sub("", "\n".join(output.traceback))
                 errors.append(f"cell {number - 1}: {trace[-600:]}")
-            elif output.output_type == "stream" and output.text.startswith("ROBUST {"):
-                found = json.loads(output.text[7:])
+    last = notebook.cells[-1].get("outputs", [])
+    text = "".join(output.text for output in last if output.output_type == "stream")
+    if text.startswith("ROBUST {"):  # one text may come in several pieces
+        found = json.loads(text[7:])
     if not found:
         errors.append("the last cell was not reached")
     row = {"ok": not errors, "seconds": round(time.monotonic() - began), "errors": errors}
