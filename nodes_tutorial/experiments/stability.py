@@ -99,14 +99,16 @@ class _Levels:
             "weights": {
                 k: w.detach() for k, w in zip(self.net.names, self.net.weights, strict=True)
             },
-            "classifier": tuple(self.classifier),
+            "classifier": None if self.classifier is None else tuple(self.classifier),
             "rows": self.rows,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, w in state["weights"].items():
             setattr(self.net, name, nn.Parameter(w))
-        self.classifier, self.rows = Classifier(*state["classifier"]), state["rows"]
+        known = state["classifier"]
+        self.classifier = None if known is None else Classifier(*known)
+        self.rows = state["rows"]
 
 
 def execute(
