@@ -21,7 +21,7 @@ PENDING: dict[str, set[str]] = {
     "ode/coupled": {"avx2", "seeds+2000", "seeds+3000", "threads2"},
     "ode/latent": {"avx2", "seeds+2000", "seeds+3000", "threads2"},
     "ode/known_unknowns": {"avx2", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
-    "flows/density": {"avx2", "mkl", "plain", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
+    "flows/density": {"seeds+3000"},
     "flows/normalizing": {"seeds+1000", "seeds+2000", "seeds+3000"},
     "flows/continuous": {"avx2", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
     "flows/ffjord": {"avx2", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
