@@ -57,7 +57,7 @@ lint: .venv/.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache | tail -n 4
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --baselinemode=discard
 
 notebooks: .venv/.stamp
 	$(BIN)/python -m tools.notebooks
