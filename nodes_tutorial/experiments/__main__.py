@@ -1,7 +1,7 @@
 """``python -m nodes_tutorial.experiments``: the runs behind the page of results."""
 
 from nodes_tutorial.experiments.command import app
-from nodes_tutorial.experiments.commands import flows, ode  # noqa: F401  they add their commands
+from nodes_tutorial.experiments.commands import flows, implicit, ode  # noqa: F401  they add commands
 
 if __name__ == "__main__":
     app()

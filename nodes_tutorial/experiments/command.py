@@ -51,6 +51,19 @@ def numbers(text: str, name: str) -> list[int]:
         raise ValueError(f"{name} must be whole numbers and commas, got {text!r}") from None
 
 
+def decimals(text: str, name: str) -> list[float]:
+    """The numbers in an option such as ``"0.001,0.01"``.
+
+    >>> from nodes_tutorial.experiments.command import decimals
+    >>> decimals("0.001,0.01", "rates")
+    [0.001, 0.01]
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} must be numbers and commas, got {text!r}") from None
+
+
 def checkpoint_of(checkpoint: Path | None, *parts: object) -> str | None:
     """The file of one run among those that a command makes.
 

@@ -14,6 +14,60 @@ NORMS = ("batch", "running")
 BLOCKS = 4
 
 
+class BatchNorm(nn.Module):
+    """Normalization of each channel by the mean and variance of the images at hand.
+
+    The numbers are those of ``nn.BatchNorm2d(width, track_running_stats=False)``. It is written
+    out because PyTorch 2.13 gets second derivatives of its own function wrong under ``vmap``.
+
+    Args:
+        width: number of channels.
+        dtype: dtype of the weights; None means PyTorch's default.
+        device: device of the weights; None means PyTorch's default.
+
+    Attributes:
+        eps: what is added to the variance.
+        weight: factor of each channel, at first 1.
+        bias: shift of each channel, at first 0.
+
+    Raises:
+        ValueError: one number for each channel, whose variance is 0.
+
+    References: Ioffe and Szegedy (2015), algorithm 1.
+
+    >>> import torch
+    >>> from nodes_tutorial.nets.conv import BatchNorm
+    >>> y = BatchNorm(3)(torch.rand(8, 3, 4, 4))
+    >>> y.mean((0, 2, 3)).abs().max() < 1e-5
+    tensor(True)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        check_count("width", width, least=1)
+        self.eps = 1e-5
+        self.weight = nn.Parameter(torch.ones(width, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.zeros(width, dtype=dtype, device=device))
+
+    def forward(
+        self, x: Float[Tensor, "batch width height side"]
+    ) -> Float[Tensor, "batch width height side"]:
+        """Normalized images; every image's result depends on all of them."""
+        if x[:, 0].numel() == 1:
+            raise ValueError(
+                f"x must hold more than one number for each channel, got shape {tuple(x.shape)}"
+            )
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+        scale = self.weight[:, None, None] * (variance + self.eps).rsqrt()
+        return (x - mean) * scale + self.bias[:, None, None]
+
+
 class Conv4(nn.Module):
     """Four blocks of a 3×3 convolution, a batch normalization and a ReLU, each halving the size.
 
@@ -86,7 +140,7 @@ class Conv4(nn.Module):
             inputs = width if i else channels
             layers += [
                 nn.Conv2d(inputs, width, 3, stride, padding=1, **kind),
-                nn.BatchNorm2d(width, track_running_stats=running, **kind),
+                nn.BatchNorm2d(width, **kind) if running else BatchNorm(width, **kind),
                 nn.ReLU(),
             ]
             if pool == "max":

@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from nodes_tutorial.nets import Conv4, count_parameters
+from nodes_tutorial.nets.conv import BatchNorm
 
 
 def seeded(seed=0):
@@ -80,6 +81,42 @@ def test_tasks_at_once_equal_a_loop(pool):
             for name, one in zip(found, wanted, strict=True):
                 torch.testing.assert_close(found[name][t], one, rtol=1e-9, atol=1e-12)
     assert (at_once["head.weight"][0] - at_once["head.weight"][1]).abs().max() > 1e-3
+
+
+def test_second_derivatives_of_tasks_at_once_equal_a_loop():
+    """Two inner steps and their gradient; PyTorch's own normalization fails this under vmap."""
+    net = Conv4(1, 2, side=16, classes=3, dtype=torch.float64, generator=seeded())
+    x, y = images(2, 6, 1, 16, 16), torch.arange(12).view(2, 6) % 3
+
+    def loss(weights, x, y):
+        return nn.functional.cross_entropy(functional_call(net, weights, (x,)), y)
+
+    def adapted(weights, x, y):
+        for _ in range(2):
+            slope = grad(loss)(weights, x, y)
+            weights = {name: w - 0.4 * slope[name] for name, w in weights.items()}
+        return loss(weights, x, y)
+
+    weights = dict(net.named_parameters())
+    at_once = vmap(grad(adapted), (None, 0, 0))(weights, x, y)
+    for t in range(2):
+        moved = weights
+        for _ in range(2):
+            value = loss(moved, x[t], y[t])
+            slopes = torch.autograd.grad(value, list(moved.values()), create_graph=True)
+            moved = {n: w - 0.4 * s for (n, w), s in zip(moved.items(), slopes, strict=True)}
+        wanted = torch.autograd.grad(loss(moved, x[t], y[t]), list(weights.values()))
+        for name, one in zip(weights, wanted, strict=True):
+            torch.testing.assert_close(at_once[name][t], one, rtol=1e-8, atol=1e-11)
+
+
+def test_normalization_is_that_of_pytorch_and_refuses_a_single_number():
+    own, theirs = BatchNorm(3, dtype=torch.float64), nn.BatchNorm2d(3, track_running_stats=False)
+    x = images(4, 3, 5, 2)
+    torch.testing.assert_close(own(x), theirs.double()(x), rtol=1e-12, atol=1e-12)
+    assert [n for n, _ in own.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    with pytest.raises(ValueError, match="more than one number for each channel"):
+        own(images(1, 3, 1, 1))
 
 
 def test_statistics_of_the_batch_or_of_the_past():
