@@ -41,7 +41,7 @@ def exported() -> dict[str, object]:
     """By full name, the functions and classes of the packages and of the modules they export."""
     found, modules = {}, [importlib.import_module(name) for name in PACKAGES]
     for module in modules:
-        for name in getattr(module, "__all__", None) or vars(module):
+        for name in getattr(module, "__all__", vars(module)):
             thing = getattr(module, name)
             if name[0] == "_" or not _is_exported(module, thing):
                 continue
