@@ -2,9 +2,10 @@
 
 The part is flat. Read the modules of a chapter in the order of its line:
 
-hyperparameters: ``gradient``, ``inverse``, ``trees``, ``roots``, ``equilibrium``, ``errors``
+hyperparameters: ``gradient``, ``inverse``, ``trees``, ``roots``, ``equilibrium``, ``descent``
 """
 
+from nodes_tutorial.implicit.descent import newton_cg
 from nodes_tutorial.implicit.equilibrium import fixed_point
 from nodes_tutorial.implicit.errors import (
     ImplicitError,
@@ -24,5 +25,6 @@ __all__ = [
     "argmin",
     "fixed_point",
     "hypergradient",
+    "newton_cg",
     "root",
 ]
