@@ -27,7 +27,7 @@ PACKAGES = [
     for name in (
         *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.odenet"),
         *("ode.residual", "ode.solvers", "ode.stability"),
-        *("flows", "implicit", "nets", "linalg", "data", "training", "plots"),
+        *("bayes", "flows", "implicit", "nets", "linalg", "data", "training", "plots"),
     )
 ]
 SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Chapter|References|Examples?):")
@@ -41,7 +41,7 @@ def exported() -> dict[str, object]:
     """By full name, the functions and classes of the packages and of the modules they export."""
     found, modules = {}, [importlib.import_module(name) for name in PACKAGES]
     for module in modules:
-        for name in getattr(module, "__all__", None) or vars(module):
+        for name in getattr(module, "__all__", vars(module)):
             thing = getattr(module, name)
             if name[0] == "_" or not _is_exported(module, thing):
                 continue

@@ -95,7 +95,8 @@ def imaml(
         ValueError: ``lam`` not positive, a module without trainable parameters, numbers of tasks
             that differ, or as for ``proximal_point``.
         StationarityError: an inner point is no optimum.
-        ImplicitError: its linear system has no solution by conjugate gradients.
+        IndefiniteError: the matrix of its linear system is not positive definite.
+        ResidualError: the linear system was not solved.
 
     Chapter: thm-imaml-derivative
 

@@ -40,11 +40,23 @@ def hessian_of(loss: Loss, point: Tensor, data: tuple[Any, ...]) -> Product:
     """v -> H v for each task, reverse over reverse.
 
     The gradients are computed once for all products: no row's gradient depends on another row,
-    so one sweep back through them multiplies each row of v by its own symmetric Hessian.
+    so one sweep back through them multiplies each row of v by its own symmetric Hessian. Some
+    functions of PyTorch are wrong then, such as ``batch_norm`` in version 2.13.
     """
     with torch.enable_grad():
         _, pull = vjp(lambda point: vmap(grad(loss))(point, *data), point)
     return lambda v: pull(v)[0]
+
+
+def literal_hessian_of(loss: Loss, point: Tensor, data: tuple[Any, ...]) -> Product:
+    """The same, one task after the other: slower, and right for all functions."""
+
+    def pull_of(row: Tensor, *own: Any) -> Callable[[Tensor], tuple[Tensor]]:
+        return vjp(lambda row: grad(loss)(row, *own), row)[1]
+
+    with torch.enable_grad():
+        pulls = [pull_of(row, *own) for row, *own in zip(point, *data, strict=True)]
+    return lambda v: torch.stack([pull(u)[0] for pull, u in zip(pulls, v, strict=True)])
 
 
 class FlatModule:

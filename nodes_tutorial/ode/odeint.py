@@ -28,14 +28,12 @@ def odeint(
 ) -> State:
     r"""Solve :math:`\dot y = f(t, y),\; y(t_0) = y_0` and return y at the times t.
 
-    The calling convention is torchdiffeq's. It differs in this: there are no events; ``t`` has at
-    least two times; ``y0`` is real, and the parts of a tuple share one dtype; tolerances are
-    numbers; the options are those below (``max_num_steps`` is called ``max_steps``); ``rk4`` is
-    the classical rule, not the 3/8 rule.
+    The calling convention is torchdiffeq's, but there are no events; ``t`` has at least two times;
+    ``y0`` is real, and the parts of a tuple share one dtype; tolerances are numbers; the options
+    are those below (``max_steps`` is its ``max_num_steps``); ``rk4`` is not the 3/8 rule.
 
-    States have the device and the dtype of ``y0``, and time is kept in float64. The field gets t
-    and y in that dtype on that device, so the weights of a module must have the same:
-    ``net.double()`` for a ``y0`` in float64.
+    The field gets t and y in the dtype of ``y0`` on its device, so the weights of a module must
+    have the same: ``net.double()`` for a ``y0`` in float64. The solver keeps time in float64.
 
     Args:
         func: the field, ``func(t, y)``, with t a 0-d tensor (with ``per_sample`` of shape
@@ -47,36 +45,26 @@ def odeint(
         method: a key of ``METHODS``, or a :class:`Tableau` of one's own.
         options: a dictionary with some of these keys.
 
-            ``step_size``
-                Fixed steps: each interval between outputs is cut into equal steps no longer than
-                this. Default: an adaptive method chooses its steps, and one without an error
-                estimate makes one step for each interval.
-            ``first_step``
-                Length of the first step of an adaptive method. Default: chosen with one more
-                evaluation of the field.
-            ``max_steps``
-                Largest number of attempted steps. Default: 100,000.
-            ``per_sample``
-                True: each element of the batch has its own steps and its own error norm; not
-                with ``gradient="adjoint"``. Default: False.
-            ``compile``
-                True: ``torch.compile`` compiles the whole loop, or each step where a gradient is
-                wanted. Default: False.
-            ``controlled``
-                Number of leading parts of a tuple state that enter the error norm. Parts after
-                these are integrated but do not influence the step size. Default: all parts.
-            ``adjoint_norm``
-                ``"seminorm"`` leaves the parameters' adjoint out of the error norm, ``"full"``
-                keeps it. Default: ``"seminorm"``.
+            - ``step_size``: fixed steps; each interval between outputs is cut into equal steps no
+              longer than this. Default: an adaptive method chooses its steps, and one without an
+              error estimate makes one step for each interval.
+            - ``first_step``: length of the first adaptive step. Default: by one more evaluation.
+            - ``max_steps``: largest number of attempted steps. Default: 100,000.
+            - ``per_sample``: True gives each element of the batch its own steps and its own error
+              norm; not with ``gradient="adjoint"``. Default: False.
+            - ``compile``: True lets ``torch.compile`` compile the whole loop, or each step where a
+              gradient is wanted. Default: False.
+            - ``controlled``: number of leading parts of a tuple state that enter the error norm;
+              the others do not influence the step size. Default: all parts.
+            - ``adjoint_norm``: ``"seminorm"`` leaves the parameters' adjoint out of the error
+              norm, ``"full"`` keeps it. Default: ``"seminorm"``.
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same
             gradient and keeps one state a step; ``"adjoint"`` solves the adjoint equation
             backwards in time. Second derivatives, forward mode and ``torch.func`` transforms need
-            ``"direct"``; the other two raise a ``RuntimeError``. ``torch.func.vmap`` needs fixed
-            steps as well: a batch dimension and ``per_sample`` serve adaptive ones.
-            ``"checkpoint"`` and ``"adjoint"`` evaluate the field again in the backward pass. They
-            use the weights that a module held in the forward pass, also under
-            ``torch.func.functional_call``. They raise a ``RuntimeError`` if the field gives other
-            values than then, because something in it was changed or is random.
+            ``"direct"``. ``torch.func.vmap`` needs fixed steps as well: a batch dimension and
+            ``per_sample`` serve adaptive ones. ``"checkpoint"`` and ``"adjoint"`` evaluate the
+            field again in the backward pass, with the weights that a module held in the forward
+            pass, also under ``torch.func.functional_call``.
         adjoint_params: tensors that get a gradient under ``"checkpoint"`` and ``"adjoint"``; by
             default the parameters of ``func`` when it is a module.
 
@@ -89,8 +77,9 @@ def odeint(
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: an argument, an option or what the field returns does not fit.
-        RuntimeError: the field changes y in place, or a derivative was asked of a gradient mode
-            that does not carry it.
+        RuntimeError: the field changes y in place; or a derivative was asked of a gradient mode
+            that does not carry it; or the backward pass finds other values of the field than the
+            forward pass, because something in it was changed or is random.
         SolverError: NaN or Inf, step size underflow or ``max_steps`` exceeded, with the time, the
             step and the norm of the state reached.
 

@@ -48,4 +48,4 @@ def test_the_way_to_the_first_evaluation():
     table = [line.split()[0] for line in TRACE.strip().splitlines()]
     assert [path.relative_to(ROOT).as_posix() for path in entered] == table
     assert len(entered) <= 6
-    assert sum(len(path.read_text().splitlines()) for path in entered) <= 960
+    assert sum(len(path.read_text().splitlines()) for path in entered) <= 900

@@ -12,26 +12,15 @@ from nodes_tutorial.ode.solvers.step import Step
 
 
 class Wanted(NamedTuple):
-    """Outputs that one step answers.
+    """Outputs that one step answers."""
 
-    Attributes:
-        indices: positions of the outputs among the times.
-        theta: places in the step, as fractions of it; None means its end.
-        mask: for each output the samples that it is for; None means all.
-    """
-
-    indices: Sequence[int]
-    theta: np.ndarray | Tensor | None
-    mask: Tensor | None
+    indices: Sequence[int]  # positions of the outputs among the times
+    theta: np.ndarray | Tensor | None  # places in the step, as fractions of it; None: its end
+    mask: Tensor | None  # for each output the samples that it is for; None: all
 
 
 class Gather:
-    """Collects the states at given times from a sequence of steps.
-
-    Args:
-        problem: what is being solved.
-        times: in the order of the solve, none outside it.
-    """
+    """Collects the states at times inside a solve, in its order, from the steps as they pass."""
 
     def __init__(self, problem: Problem, times: list[float]):
         self.problem = problem

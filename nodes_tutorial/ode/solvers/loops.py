@@ -30,10 +30,7 @@ Trial = Callable[[Stages, float, float, Tensor, Tensor, Tensor], tuple[Tensor, T
 
 
 def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
-    """One attempted step: its end, the absolute value of that, and its error ratio.
-
-    Of these only the end is ever part of a graph.
-    """
+    """One attempted step: its end, and without a graph its absolute value and error ratio."""
     rtol, norm = settings.rtol, settings.norm
     nodes = settings.tableau.distinct_c  # a time that two stages share is made once
     for_stages = itemgetter(*settings.tableau.c_index)
@@ -66,9 +63,8 @@ def adaptive_steps(
 ) -> Iterator[Step]:
     """Accepted steps through the times of ``span``: a step ends at each of them but the first.
 
-    Step sizes are floats and the error estimate is taken without a graph: the sequence of steps
-    is held fixed under differentiation. One number a step crosses from device to host, the error
-    ratio, because the host decides on the next step.
+    Step sizes are floats and error estimates have no graph: differentiation holds the steps fixed.
+    One number a step, the error ratio, crosses to the host, which decides on the next step.
 
     Raises:
         SolverError: NaN or Inf, step size underflow, or ``max_steps`` exceeded.
@@ -113,20 +109,17 @@ def adaptive_steps(
                 return
             t, y, abs_y = t_next, y1, abs_y1
             previous_ratio = max(ratio, SMALLEST_RATIO)
-            # The last slope of a FSAL method is the first one of the next step.
-            first_slope_valid = tableau.fsal
+            first_slope_valid = tableau.fsal  # the last slope is the first of the next step
             if tableau.fsal:
                 stages.roll()
             # The step after a rejected one does not grow: the estimate was wrong just now.
             h *= min(factor, 1.0) if rejected else factor
             if hits_stop:
-                # A step cut short for a stop says nothing against the longer one.
-                h = max(h, h_wanted, key=abs)
+                h = max(h, h_wanted, key=abs)  # a cut step says nothing against the longer one
                 stops = stops[1:]
             rejected = 0
         else:
-            # The first slope still serves: neither t nor y has moved.
-            h *= factor
+            h *= factor  # the first slope still serves: neither t nor y has moved
             rejected += 1
             if abs(h) < smallest:
                 reason = (

@@ -22,8 +22,7 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
     """Check all arguments of a solve; every error names its argument.
 
     Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument or an option does not fit.
+        TypeError, ValueError: an argument or an option is of the wrong type or does not fit.
     """
     tableau = find_tableau(method)
     if gradient not in GRADIENTS:

@@ -18,33 +18,18 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a loop needs to know beside the problem.
-
-    Attributes:
-        tableau: coefficients of the method.
-        rtol: relative tolerance of one step.
-        atol: absolute tolerance of one step.
-        norm: the norm in which errors are measured.
-        step_size: longest step of a fixed grid; None lets an adaptive method choose.
-        first_step: length of the first step; None lets the solver choose.
-        max_steps: largest number of attempted steps.
-        compile: whether the steps are compiled.
-        adjoint_norm: ``"seminorm"`` or ``"full"``, as for ``odeint``.
-        term_by_term: whether stages are combined in the order of backpropagation even where no
-            graph is wanted. A solve without a graph then takes, to the last bit, the steps of one
-            with a graph.
-    """
+    """What a loop needs to know beside the problem; ``odeint`` says what most of it means."""
 
     tableau: Tableau
     rtol: float
     atol: float
-    norm: ErrorNorm
+    norm: ErrorNorm  # in which errors are measured
     step_size: float | None = None
     first_step: float | None = None
     max_steps: int = 100_000
     compile: bool = False
     adjoint_norm: str = "seminorm"
-    term_by_term: bool = False
+    term_by_term: bool = False  # combine stages as with a graph: the same steps to the last bit
 
     @property
     def fixed(self) -> bool:
@@ -75,8 +60,7 @@ def carries_derivative(t: Tensor) -> bool:
 class Problem:
     """An initial value problem on a single tensor.
 
-    A tuple of states is joined to one vector (one row a sample with ``per_sample``), and the field
-    is wrapped to match.
+    A tuple of states is joined to one vector, or with ``per_sample`` to one row a sample.
 
     Attributes:
         graph: whether the steps must be differentiable. The first slope tells; a later one that
@@ -84,8 +68,7 @@ class Problem:
         copies: whether slopes are copied, because the field writes them all into one tensor.
 
     Raises:
-        TypeError: ``func``, ``y0`` or ``t`` is of the wrong type or dtype.
-        ValueError: shapes or times that do not fit.
+        TypeError, ValueError: ``func``, ``y0`` or ``t`` has a wrong type or dtype, or does not fit.
     """
 
     def __init__(self, func, y0, t, per_sample=False):

@@ -48,15 +48,10 @@ def run(
     settings: Settings,
     keep: Callable[[Step, list[Wanted]], Any] | None = None,
 ) -> tuple[Tensor, list]:
-    """Make all steps of a solve.
+    """Make all steps of a solve, and hand each to ``keep`` with what was gathered from it.
 
     The loop begins with the cheapest store of slopes. Where a later slope does not allow it, all
     is done again with one that does.
-
-    Args:
-        problem: what to solve.
-        settings: method, tolerances and options.
-        keep: called with each step and with what was gathered from it.
 
     Returns:
         The joined states at the output times, and what ``keep`` returned for each step.
@@ -105,10 +100,7 @@ def _compiled(problem: Problem, settings: Settings) -> Tensor:
 
 
 def _differentiable(problem: Problem) -> bool:
-    """Whether a gradient may be wanted: of y0, of what the first slope shows, or of a parameter.
-
-    A parameter counts even where the first slope does not depend on it, since a later one may.
-    """
+    """Whether a gradient may be wanted: of y0, the first slope, or a parameter for a later one."""
     if problem.graph:
         return True
     if not torch.is_grad_enabled():
@@ -121,11 +113,7 @@ def _differentiable(problem: Problem) -> bool:
 
 
 def check_finite(y: Tensor, problem: Problem, settings: Settings) -> None:
-    """A fixed grid has no error estimate that a NaN could fail; look at the outputs.
-
-    Raises:
-        SolverError: a state at an output time is NaN or Inf.
-    """
+    """Raise a SolverError for an output that is NaN or Inf; no error estimate fails on a grid."""
     if not under_transform() and not bool(y.isfinite().all()):
         bad = (~y.isfinite()).flatten(1).any(1).nonzero()[0].item()
         step = settings.step_size or abs(problem.outputs[bad] - problem.outputs[bad - 1])
