@@ -6,11 +6,13 @@ density: ``density``, ``kde``, ``targets``
 normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
 continuous: ``continuous``, ``field``
 ffjord: ``trace``, ``regularize``
+conditional: ``conditional``, ``spline``
 matching: ``matching``, ``transport``
 """
 
 from nodes_tutorial.flows.actnorm import ActNorm, data_init
 from nodes_tutorial.flows.autoregressive import IAF, MAF, AutoregressiveAffine
+from nodes_tutorial.flows.conditional import ContextField, HyperField
 from nodes_tutorial.flows.continuous import CNF
 from nodes_tutorial.flows.coupling import NICE, AffineCoupling, RealNVP
 from nodes_tutorial.flows.density import Density, Gaussian, StandardNormal, fit_gaussian
@@ -25,7 +27,16 @@ from nodes_tutorial.flows.masks import alternating_mask, checkerboard_mask, half
 from nodes_tutorial.flows.matching import PosteriorVelocity, flow_matching_loss
 from nodes_tutorial.flows.planar import PlanarTransform
 from nodes_tutorial.flows.regularize import penalized_nll
-from nodes_tutorial.flows.targets import ENERGIES, BoxTarget, reverse_kl
+from nodes_tutorial.flows.spline import NSF, SplineCoupling, rational_quadratic
+from nodes_tutorial.flows.targets import (
+    ENERGIES,
+    BoxTarget,
+    Evidence,
+    Weighted,
+    evidence,
+    importance,
+    reverse_kl,
+)
 from nodes_tutorial.flows.transport import optimal_pairs, straightness, wasserstein2
 
 __all__ = [
@@ -35,17 +46,21 @@ __all__ = [
     "MADE",
     "MAF",
     "NICE",
+    "NSF",
     "ActNorm",
     "AffineCoupling",
     "AutoregressiveAffine",
     "BoxTarget",
     "Chain",
+    "ContextField",
     "ConvNet",
     "Density",
     "Diagonal",
+    "Evidence",
     "Flow",
     "Gaussian",
     "Glow",
+    "HyperField",
     "Inverse",
     "InvertibleLinear",
     "KernelDensity",
@@ -55,22 +70,27 @@ __all__ = [
     "PlanarTransform",
     "PosteriorVelocity",
     "RealNVP",
+    "SplineCoupling",
     "Squeezed",
     "StandardNormal",
     "Transform",
+    "Weighted",
     "alternating_mask",
     "bits_per_dim",
     "checkerboard_mask",
     "data_init",
     "dequantize",
+    "evidence",
     "fit_gaussian",
     "flow_matching_loss",
     "half_mask",
+    "importance",
     "loo_log_likelihood",
     "made_masks",
     "optimal_pairs",
     "penalized_nll",
     "quantize",
+    "rational_quadratic",
     "reverse_kl",
     "select_bandwidth",
     "straightness",

@@ -83,12 +83,15 @@ class ActNorm(Transform):
 
 
 @torch.no_grad()
-def data_init(flow: Flow, x: Float[Tensor, "n ..."]) -> None:
+def data_init(
+    flow: Flow, x: Float[Tensor, "n ..."], context: Float[Tensor, "..."] | None = None
+) -> None:
     """Initialize every ``ActNorm`` of a flow, from data to noise, by one pass over a batch.
 
     Args:
         flow: the flow; its other parameters stay as they are.
         x: a batch of data, the larger the better.
+        context: as for ``Flow.log_prob``.
 
     Raises:
         TypeError: as for ``Flow.log_prob``.
@@ -115,7 +118,7 @@ def data_init(flow: Flow, x: Float[Tensor, "n ..."]) -> None:
     try:
         for norm in norms:
             norm.listening = True
-        flow.log_prob(x)
+        flow.log_prob(x, context)
     finally:
         for norm in norms:
             norm.listening = False

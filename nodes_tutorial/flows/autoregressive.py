@@ -29,6 +29,7 @@ class AutoregressiveAffine(Transform):
         activation: as for ``MADE``.
         generator: source of the initial weights; None means PyTorch's global one.
         bound: the bound c, positive.
+        context: entries of a context; 0 for a layer that takes none.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -57,30 +58,31 @@ class AutoregressiveAffine(Transform):
         generator: torch.Generator | None = None,
         *,
         bound: float | int = 2.0,
+        context: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         like = {"dtype": dtype, "device": device}
-        self.net = MADE(dim, hidden, 2, reverse, activation, generator, **like)
-        self.dim, self.bound = dim, check_bound(bound)
+        self.net = MADE(dim, hidden, 2, reverse, activation, generator, context=context, **like)
+        self.dim, self.bound, self.context = dim, check_bound(bound), context
 
     def forward(
-        self, z: Float[Tensor, "*batch dim"]
+        self, z: Float[Tensor, "*batch dim"], context: Float[Tensor, "..."] | None = None
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
         """Map noise to data: after pass i the first i entries are right, and stay so."""
         x = torch.zeros_like(z)
         for _ in range(self.dim):
-            shift, a = self.net(x).chunk(2, -1)
+            shift, a = self.net(x, context).chunk(2, -1)
             s = torch.tanh(a) * self.bound
             x = z * s.exp() + shift
         return x, s.sum(-1)
 
     def inverse(
-        self, x: Float[Tensor, "*batch dim"]
+        self, x: Float[Tensor, "*batch dim"], context: Float[Tensor, "..."] | None = None
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
         """Map data to noise: all x are known, so one pass gives every shift and scale."""
-        shift, a = self.net(x).chunk(2, -1)
+        shift, a = self.net(x, context).chunk(2, -1)
         s = torch.tanh(a) * -self.bound
         return (x - shift) * s.exp(), s.sum(-1)
 
@@ -98,6 +100,7 @@ class MAF(Flow):
         generator: source of the initial weights; None means PyTorch's global one.
         actnorm: whether an ``ActNorm`` follows each layer; see ``data_init``.
         bound: largest absolute log-scale of a layer.
+        context: entries of a context; 0 for a flow that takes none.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -125,6 +128,7 @@ class MAF(Flow):
         *,
         actnorm: bool = False,
         bound: float | int = 2.0,
+        context: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -132,7 +136,7 @@ class MAF(Flow):
 
         def layer(i: int) -> Transform:
             how = (dim, hidden, i % 2 == 1, activation, generator)
-            return AutoregressiveAffine(*how, bound=bound, **like)
+            return AutoregressiveAffine(*how, bound=bound, context=context, **like)
 
         transforms = stack_layers(layer, layers, 1, dim, actnorm, **like)
         super().__init__(StandardNormal(dim, **like), transforms)

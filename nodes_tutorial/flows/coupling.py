@@ -10,11 +10,10 @@ from nodes_tutorial.checks import check_count
 from nodes_tutorial.flows.density import StandardNormal
 from nodes_tutorial.flows.flow import Flow, Transform
 from nodes_tutorial.flows.linear import Diagonal, check_bound, stack_layers
-from nodes_tutorial.flows.masks import half_mask
-from nodes_tutorial.nets import MLP
+from nodes_tutorial.flows.masks import Coupling, conditioner, least_dim
 
 
-class AffineCoupling(Transform):
+class AffineCoupling(Coupling):
     r"""Scale and shift one part of a point, as the other part says.
 
     .. math:: x_A = z_A, \qquad x_B = z_B \odot e^{s(z_A)} + t(z_A), \qquad
@@ -30,14 +29,17 @@ class AffineCoupling(Transform):
         net: gives t and a, one after the other along the first axis of a point. A mask of one axis
             hands it A alone and asks for values on B alone. A mask of three axes hands it the
             image with B set to zero and asks for values everywhere; those on A are not used.
+            A context stands after A.
         event_dims: 1 for vectors, 3 for images.
         scale: whether to scale as well as to shift.
         bound: the bound c, positive.
+        context: entries of the context that s and t hang on as well; 0 for none. With a context
+            the mask may keep nothing.
 
     Raises:
-        TypeError: ``event_dims`` is not an integer or ``bound`` no number.
+        TypeError: ``event_dims`` or ``context`` is not an integer or ``bound`` no number.
         ValueError: a mask that keeps all or nothing, or whose axes do not fit ``event_dims``;
-            ``bound`` not positive.
+            ``bound`` not positive; a context for images.
 
     Chapter: thm-normalizing-coupling
 
@@ -53,10 +55,6 @@ class AffineCoupling(Transform):
     (1.0, torch.Size([1]))
     """
 
-    order: Tensor
-    back: Tensor
-    mask: Tensor
-
     def __init__(
         self,
         mask: Bool[Tensor, "..."],
@@ -65,62 +63,35 @@ class AffineCoupling(Transform):
         event_dims: int = 1,
         scale: bool = True,
         bound: float | int = 2.0,
+        context: int = 0,
     ) -> None:
-        super().__init__()
-        check_count("event_dims", event_dims, least=1)
-        bound = check_bound(bound)
-        if mask.ndim not in (1, event_dims):
-            raise ValueError(f"mask must have 1 or {event_dims} axes, got {mask.ndim}")
-        if mask.all() or not mask.any():
-            raise ValueError("mask must keep some entries and change some, got all alike")
-        self.event_dims, self.net, self.scale, self.bound = event_dims, net, scale, bound
-        self.by_parts = mask.ndim == 1
-        kept = int(mask.sum())
-        # A in one piece needs no reordering: the two parts are views
-        self.a_first = bool(mask[:kept].all()) if self.by_parts else True
-        in_one_piece = self.a_first or bool(mask[-kept:].all())
-        self.sizes = (kept, len(mask) - kept) if self.a_first else (len(mask) - kept, kept)
-        order = None
-        if self.by_parts and not in_one_piece:
-            self.a_first, self.sizes = True, (kept, len(mask) - kept)
-            order = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
-        self.register_buffer("order", order)
-        self.register_buffer("back", None if order is None else order.argsort())
-        self.register_buffer("mask", mask)
+        super().__init__(mask, net, event_dims=event_dims, context=context)
+        self.scale, self.bound = scale, check_bound(bound)
 
-    def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+    def forward(
+        self, z: Float[Tensor, "*shape"], context: Float[Tensor, "..."] | None = None
+    ) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Map noise to data: scale, then shift."""
-        a, b = self._split(z)
-        s, t = self._scale_and_shift(a, self.bound)
+        a, b = self.split(z)
+        s, t = self._scale_and_shift(a, self.bound, context)
         if s is None:
-            return self._merge(a, b + t), z.new_zeros(z.shape[: z.ndim - self.event_dims])
-        return self._merge(a, b * s.exp() + t), s.flatten(s.ndim - self.event_dims).sum(-1)
+            return self.merge(a, b + t), z.new_zeros(z.shape[: z.ndim - self.event_dims])
+        return self.merge(a, b * s.exp() + t), s.flatten(s.ndim - self.event_dims).sum(-1)
 
-    def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+    def inverse(
+        self, x: Float[Tensor, "*shape"], context: Float[Tensor, "..."] | None = None
+    ) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Map data to noise: the same s and t, since A is the same on both sides."""
-        a, b = self._split(x)
-        s, t = self._scale_and_shift(a, -self.bound)
+        a, b = self.split(x)
+        s, t = self._scale_and_shift(a, -self.bound, context)
         if s is None:
-            return self._merge(a, b - t), x.new_zeros(x.shape[: x.ndim - self.event_dims])
-        return self._merge(a, (b - t) * s.exp()), s.flatten(s.ndim - self.event_dims).sum(-1)
+            return self.merge(a, b - t), x.new_zeros(x.shape[: x.ndim - self.event_dims])
+        return self.merge(a, (b - t) * s.exp()), s.flatten(s.ndim - self.event_dims).sum(-1)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.by_parts:
-            a = x * self.mask
-            return a, x - a
-        if self.order is not None:
-            x = x.index_select(-self.event_dims, self.order)
-        first, second = x.split(self.sizes, -self.event_dims)
-        return (first, second) if self.a_first else (second, first)
-
-    def _merge(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.by_parts:
-            return a + b
-        x = torch.cat([a, b] if self.a_first else [b, a], -self.event_dims)
-        return x if self.back is None else x.index_select(-self.event_dims, self.back)
-
-    def _scale_and_shift(self, a: Tensor, bound: float | int) -> tuple[Tensor | None, Tensor]:
-        values = self.net(a)
+    def _scale_and_shift(
+        self, a: Tensor, bound: float | int, context: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        values = self.values(a, context)
         if not self.by_parts:  # values on A must not matter
             changed = ~self.mask
             values = values * (torch.cat([changed, changed]) if self.scale else changed)
@@ -142,6 +113,8 @@ class NICE(Flow):
         hidden: width of each hidden layer of the shifts.
         activation: a key of ``nets.ACTIVATIONS``.
         generator: source of the initial weights; None means PyTorch's global one.
+        context: entries of the context; 0 for a flow that takes none. With a context one feature
+            is enough.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -167,13 +140,16 @@ class NICE(Flow):
         activation: str = "relu",
         generator: torch.Generator | None = None,
         *,
+        context: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         like = {"dtype": dtype, "device": device}
+        check_count("dim", dim, least=least_dim(context))
 
         def layer(i: int) -> Transform:
-            return _coupling(dim, i, hidden, activation, generator, scale=False, **like)
+            mask, net = conditioner(dim, i, hidden, activation, generator, 1, context, **like)
+            return AffineCoupling(mask, net, scale=False, context=context)
 
         couplings = stack_layers(layer, layers, 2, dim)
         super().__init__(StandardNormal(dim, **like), [*couplings, Diagonal(dim, **like)])
@@ -190,6 +166,8 @@ class RealNVP(Flow):
         generator: source of the initial weights; None means PyTorch's global one.
         actnorm: whether an ``ActNorm`` follows each coupling; see ``data_init``.
         bound: largest absolute log-scale of a coupling.
+        context: entries of the context; 0 for a flow that takes none. With a context one feature
+            is enough.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -218,37 +196,16 @@ class RealNVP(Flow):
         *,
         actnorm: bool = False,
         bound: float | int = 2.0,
+        context: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         like = {"dtype": dtype, "device": device}
+        check_count("dim", dim, least=least_dim(context))
 
         def layer(i: int) -> Transform:
-            return _coupling(dim, i, hidden, activation, generator, bound=bound, **like)
+            mask, net = conditioner(dim, i, hidden, activation, generator, 2, context, **like)
+            return AffineCoupling(mask, net, bound=bound, context=context)
 
         transforms = stack_layers(layer, layers, 2, dim, actnorm, **like)
         super().__init__(StandardNormal(dim, **like), transforms)
-
-
-def _coupling(
-    dim: int,
-    i: int,
-    hidden: Sequence[int],
-    activation: str,
-    generator: torch.Generator | None,
-    *,
-    scale: bool = True,
-    bound: float | int = 2.0,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> Transform:
-    """Coupling number i of a flow on vectors: the halves that are kept take turns."""
-    check_count("dim", dim, least=2)  # a coupling has two parts
-    mask = half_mask(dim, i % 2)
-    kept, outputs = int(mask.sum()), 2 if scale else 1
-    sizes = [kept, *hidden, outputs * (dim - kept)]
-    net = MLP(sizes, activation, generator, dtype=dtype, device=device)
-    for part in net.layers:
-        if isinstance(part, nn.ReLU):
-            part.inplace = True  # what it overwrites is used by nothing else
-    return AffineCoupling(mask.to(device), net, scale=scale, bound=bound)

@@ -17,9 +17,9 @@ LOG_TAU = math.log(math.tau)
 class Density(Protocol):
     """A probability density that can be evaluated and sampled.
 
-    ``log_prob`` maps (\\*batch, \\*event) to (\\*batch,). ``sample`` draws n points, without a
-    graph. ``rsample_and_log_prob`` draws n points with gradients to the parameters, and their
-    log-densities.
+    ``log_prob`` maps (\\*batch, \\*event) to (\\*batch,). ``rsample`` draws n points with
+    gradients to the parameters, ``sample`` draws them without a graph, and
+    ``rsample_and_log_prob`` returns their log-densities too.
 
     Chapter: def-density-model
     """
@@ -27,6 +27,8 @@ class Density(Protocol):
     def log_prob(self, x: Tensor) -> Tensor: ...
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def rsample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
 
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
@@ -87,6 +89,8 @@ class StandardNormal(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n ..."]:
         """Draw n points."""
         return _noise((n, *self.event_shape), self.origin, generator)
+
+    rsample = sample  # there are no parameters
 
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
@@ -170,17 +174,18 @@ class Gaussian(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
         """Draw n points, without a graph."""
         with torch.no_grad():
-            return self._rsample(n, generator)
+            return self.rsample(n, generator)
+
+    def rsample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
+        r"""Draw n points :math:`x=\mu+Lz`."""
+        return self.mean + _noise((n, len(self.mean)), self.mean, generator) @ self.factor.mT
 
     def rsample_and_log_prob(
         self, n: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, " n"]]:
-        r"""Draw :math:`x=\mu+Lz`; returns the points and their log-densities."""
-        x = self._rsample(n, generator)
+        """Draw n points and return them with their log-densities."""
+        x = self.rsample(n, generator)
         return x, self.log_prob(x)
-
-    def _rsample(self, n: int, generator: torch.Generator | None) -> Tensor:
-        return self.mean + _noise((n, len(self.mean)), self.mean, generator) @ self.factor.mT
 
 
 def fit_gaussian(x: Float[Tensor, "n dim"]) -> Gaussian:

@@ -1,12 +1,14 @@
 """Invertible maps that know their volume change, and the densities made of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nodes_tutorial.checks import check_count, check_generator, check_points
+from nodes_tutorial.flows.conditional import check_context
 from nodes_tutorial.flows.density import Density
 
 
@@ -17,8 +19,12 @@ class Transform(nn.Module):
     and :math:`\log|\det\partial z/\partial x|`: always of the map that was just applied. In a
     ``Flow`` z is noise and x is data. Any number of leading batch axes is allowed, also none.
 
+    A map that hangs on a context takes it as ``context=…`` in all four methods: one for all points,
+    of shape (c,), or one for each, of shape (\\*batch, c).
+
     Attributes:
         event_dims: number of axes of one point: 1 for vectors, 3 for images.
+        context: entries c of the context; 0 for a map that takes none.
 
     Chapter: thm-normalizing-change
 
@@ -26,6 +32,7 @@ class Transform(nn.Module):
     """
 
     event_dims: int = 1
+    context: int = 0
 
     def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Map noise to data.
@@ -49,13 +56,13 @@ class Transform(nn.Module):
         """
         raise NotImplementedError
 
-    def push(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def push(self, z: Float[Tensor, "*shape"], **given: Tensor) -> Float[Tensor, "*shape"]:
         """``forward`` without the log-determinant; overridden where that is cheaper."""
-        return self(z)[0]
+        return self(z, **given)[0]
 
-    def pull(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def pull(self, x: Float[Tensor, "*shape"], **given: Tensor) -> Float[Tensor, "*shape"]:
         """``inverse`` without the log-determinant; overridden where that is cheaper."""
-        return self.inverse(x)[0]
+        return self.inverse(x, **given)[0]
 
 
 class Inverse(Transform):
@@ -72,23 +79,27 @@ class Inverse(Transform):
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform
-        self.event_dims = transform.event_dims
+        self.event_dims, self.context = transform.event_dims, transform.context
 
-    def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+    def forward(
+        self, z: Float[Tensor, "*shape"], **given: Tensor
+    ) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """The given transform's ``inverse``."""
-        return self.transform.inverse(z)
+        return self.transform.inverse(z, **given)
 
-    def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+    def inverse(
+        self, x: Float[Tensor, "*shape"], **given: Tensor
+    ) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """The given transform's ``forward``."""
-        return self.transform(x)
+        return self.transform(x, **given)
 
-    def push(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def push(self, z: Float[Tensor, "*shape"], **given: Tensor) -> Float[Tensor, "*shape"]:
         """The given transform's ``pull``."""
-        return self.transform.pull(z)
+        return self.transform.pull(z, **given)
 
-    def pull(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def pull(self, x: Float[Tensor, "*shape"], **given: Tensor) -> Float[Tensor, "*shape"]:
         """The given transform's ``push``."""
-        return self.transform.push(x)
+        return self.transform.push(x, **given)
 
 
 class Flow(nn.Module):
@@ -97,13 +108,21 @@ class Flow(nn.Module):
     .. math:: \log p(x) = \log p_0(z) + \sum_{k=1}^K \log\Bigl|\det\frac{\partial z_{k-1}}
         {\partial z_k}\Bigr|, \qquad z_K = x,\quad z_{k-1} = T_k^{-1}(z_k),\quad z = z_0
 
+    If some transforms take a context c, then this is the conditional density
+    :math:`p(x\mid c)`, and every method wants ``context``. It has shape (c,), one context for all
+    points, or (\*batch, c), one for each.
+
     Args:
         base: a ``Density``, such as ``StandardNormal``; a module, so that it moves along.
         transforms: :math:`T_1,\dots,T_K`; sampling applies the first one first.
 
+    Attributes:
+        context: entries of a context; 0 for a flow that takes none.
+
     Raises:
         TypeError: ``base`` is not a density or not a module, or an entry is no ``Transform``.
-        ValueError: transforms whose ``event_dims`` differ, or are not the axes of the base.
+        ValueError: transforms whose ``event_dims`` differ, or are not the axes of the base, or that
+            take contexts of different sizes.
 
     Chapter: cor-normalizing-composition
 
@@ -135,59 +154,118 @@ class Flow(nn.Module):
                 f"transforms must act on the axes {shape} of the base, "
                 f"got event_dims = {transforms[0].event_dims}"
             )
+        self.context = common_context(transforms)
+        self.event_dims = transforms[0].event_dims if transforms else len(shape or ())
         self.base = base
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms: Any = nn.ModuleList(transforms)
 
     @property
     def event_shape(self) -> tuple[int, ...] | None:
         """Shape of one point; None where the base does not know it."""
         return getattr(self.base, "event_shape", None)
 
-    def log_prob(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob(
+        self, x: Float[Tensor, "..."], context: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
         """The log-density in nats, shape (\\*batch,); it is NaN where x has NaN.
 
         Raises:
-            TypeError: x is not a floating-point tensor of the weights' dtype and device.
-            ValueError: x does not end in the axes of one point.
+            TypeError: x or context is not a floating-point tensor of the weights' dtype and device.
+            ValueError: x does not end in the axes of one point; a context that is missing, not
+                asked for, of another size or for another number of points, or not finite.
         """
-        check_points("x", x, self.event_shape, next(self.transforms.parameters(), None))
+        like = next(self.transforms.parameters(), None)
+        check_points("x", x, self.event_shape, like)
+        given = self._given(context, x.shape[: x.ndim - self.event_dims])
         total: Tensor | float = 0.0
         for transform in reversed(self.transforms):
-            x, ladj = transform.inverse(x)
+            x, ladj = transform.inverse(x, **(given if transform.context else {}))
             total = total + ladj
         return self.base.log_prob(x) + total
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n ..."]:
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        context: Float[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "n ..."]:
         """Draw n points, without a graph.
 
         Raises:
             TypeError: n is not an integer, or ``generator`` is not a generator.
-            ValueError: n is negative.
+            ValueError: n is negative, or ``context`` as for ``log_prob``.
         """
-        _check_draw(n, generator)
         with torch.no_grad():
-            x = self.base.sample(n, generator)
-            for transform in self.transforms:
-                x = transform.push(x)
+            return self.rsample(n, generator, context=context)
+
+    def rsample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        context: Float[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "n ..."]:
+        """Draw n points with gradients to the parameters and the context; as ``sample``."""
+        given = self._given_to_draw(n, generator, context)
+        x = self.base.rsample(n, generator)
+        for transform in self.transforms:
+            x = transform.push(x, **(given if transform.context else {}))
         return x
 
     def rsample_and_log_prob(
-        self, n: int, generator: torch.Generator | None = None
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        context: Float[Tensor, "..."] | None = None,
     ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]:
-        """Draw n points with gradients to the parameters, and return their log-densities too.
+        """As ``rsample``, and return the log-densities of the points too.
 
         Raises:
             TypeError: as for ``sample``.
             ValueError: as for ``sample``.
         """
-        _check_draw(n, generator)
+        given = self._given_to_draw(n, generator, context)
         x, log_prob = self.base.rsample_and_log_prob(n, generator)
         for transform in self.transforms:
-            x, ladj = transform(x)
+            x, ladj = transform(x, **(given if transform.context else {}))
             log_prob = log_prob - ladj
         return x, log_prob
 
+    def _given_to_draw(
+        self, n: int, generator: torch.Generator | None, context: Tensor | None
+    ) -> dict[str, Tensor]:
+        check_count("n", n)
+        check_generator(generator)
+        return self._given(context, (n,))
 
-def _check_draw(n: int, generator: torch.Generator | None) -> None:
-    check_count("n", n)
-    check_generator(generator)
+    def _given(self, context: Tensor | None, batch: Sequence[int]) -> dict[str, Tensor]:
+        """What the transforms that take a context are called with beside the points."""
+        if context is None and not self.context:
+            return {}
+        like = next(self.transforms.parameters(), None)
+        return {"context": check_context(context, self.context, batch, like, look=True)}
+
+
+def common_context(transforms: Iterable[Transform]) -> int:
+    """Entries of the context of a sequence of transforms.
+
+    Args:
+        transforms: the transforms, some of which may take a context.
+
+    Returns:
+        The number that they agree on; 0 if none takes a context.
+
+    Raises:
+        ValueError: contexts of several sizes.
+
+    >>> from nodes_tutorial.flows import Diagonal
+    >>> from nodes_tutorial.flows.flow import common_context
+    >>> common_context([Diagonal(2)])
+    0
+    """
+    sizes = {transform.context for transform in transforms} - {0}
+    if len(sizes) > 1:
+        raise ValueError(f"transforms must take contexts of one size, got {sorted(sizes)}")
+    return max(sizes, default=0)

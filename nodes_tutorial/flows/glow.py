@@ -1,6 +1,7 @@
 """Glow: squeeze an image, mix its channels, couple their halves, and go on with one half."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from nodes_tutorial.checks import check_count
 from nodes_tutorial.flows.actnorm import ActNorm
 from nodes_tutorial.flows.coupling import AffineCoupling
 from nodes_tutorial.flows.density import StandardNormal
-from nodes_tutorial.flows.flow import Flow, Inverse, Transform
+from nodes_tutorial.flows.flow import Flow, Inverse, Transform, common_context
 from nodes_tutorial.flows.linear import InvertibleLinear
 from nodes_tutorial.flows.masks import half_mask
 from nodes_tutorial.nets import reset_parameters
@@ -23,10 +24,11 @@ class Chain(Transform):
     """Transforms one after the other, as one; the first one acts first.
 
     Args:
-        transforms: one transform or more, all with the same ``event_dims``.
+        transforms: one transform or more, all with the same ``event_dims``, and with the same
+            ``context`` where they take one.
 
     Raises:
-        ValueError: none, or some of another ``event_dims``.
+        ValueError: none, or some of another ``event_dims`` or ``context``.
 
     Chapter: cor-normalizing-composition
 
@@ -40,27 +42,31 @@ class Chain(Transform):
 
     def __init__(self, transforms: Iterable[Transform]) -> None:
         super().__init__()
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms: Any = nn.ModuleList(transforms)
         kinds = [transform.event_dims for transform in self.transforms]
         if len(set(kinds)) != 1:
             raise ValueError(
                 f"transforms must be one or more of one number of event_dims, got {kinds}"
             )
-        self.event_dims = kinds[0]
+        self.event_dims, self.context = kinds[0], common_context(self.transforms)
 
-    def forward(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+    def forward(
+        self, z: Float[Tensor, "*shape"], **given: Tensor
+    ) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Map noise to data."""
         total: Tensor | float = 0.0
         for transform in self.transforms:
-            z, ladj = transform(z)
+            z, ladj = transform(z, **(given if transform.context else {}))
             total = total + ladj
         return z, total
 
-    def inverse(self, x: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Tensor]:
+    def inverse(
+        self, x: Float[Tensor, "*shape"], **given: Tensor
+    ) -> tuple[Float[Tensor, "*shape"], Tensor]:
         """Map data to noise: the last one is undone first."""
         total: Tensor | float = 0.0
         for transform in reversed(self.transforms):
-            x, ladj = transform.inverse(x)
+            x, ladj = transform.inverse(x, **(given if transform.context else {}))
             total = total + ladj
         return x, total
 

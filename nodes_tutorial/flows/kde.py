@@ -78,16 +78,10 @@ class KernelDensity(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
         """Draw n points: one of the data each, and noise of the kernel's shape."""
         with torch.no_grad():
-            return self._rsample(n, generator)
+            return self.rsample(n, generator)
 
-    def rsample_and_log_prob(
-        self, n: int, generator: torch.Generator | None = None
-    ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, " n"]]:
-        """Draw n points and return them with their log-densities."""
-        x = self._rsample(n, generator)
-        return x, self.log_prob(x)
-
-    def _rsample(self, n: int, generator: torch.Generator | None) -> Tensor:
+    def rsample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n dim"]:
+        """``sample`` with a graph."""
         check_count("n", n)
         check_generator(generator)
         points, device = self.points, self.points.device
@@ -97,6 +91,13 @@ class KernelDensity(nn.Module):
         noise = draw(torch.randn, size, generator, dtype=points.dtype, device=device)
         white = points[which.to(device)] + self.bandwidth * noise
         return self.mean + white @ self.factor.mT
+
+    def rsample_and_log_prob(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "n dim"], Float[Tensor, " n"]]:
+        """Draw n points and return them with their log-densities."""
+        x = self.rsample(n, generator)
+        return x, self.log_prob(x)
 
     def _log_norm(self) -> Tensor:
         n, dim = self.points.shape

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nodes_tutorial.checks import check_count
+from nodes_tutorial.flows.conditional import join_context
 from nodes_tutorial.nets import reset_parameters
 
 _ACTIVATIONS = {
@@ -21,27 +22,29 @@ _ACTIVATIONS = {
 
 
 def made_masks(
-    dim: int, hidden: Sequence[int], outputs: int = 2, reverse: bool = False
+    dim: int, hidden: Sequence[int], outputs: int = 2, reverse: bool = False, context: int = 0
 ) -> list[Bool[Tensor, "rows columns"]]:
     r"""Which weights of a network may stay so that output i sees only the inputs before i.
 
     Give input i the degree i, spread the degrees 1 … dim - 1 evenly over the units of each hidden
     layer, and give each output of entry i the degree i - 1. A weight stays if the degree of its row
     is at least that of its column. By induction a unit of degree k is a function of the inputs
-    1 … k.
+    1 … k. A context has degree 0, and with one there are hidden units of degree 0, or the first
+    entry would not see it.
 
     Args:
         dim: number of inputs.
         hidden: width of each hidden layer.
         outputs: numbers for each entry: the first ones of all entries, then the second ones.
         reverse: number the entries from the last to the first.
+        context: entries of a context, which stands after the inputs.
 
     Returns:
         One mask for each layer, rows for outputs and columns for inputs.
 
     Raises:
         TypeError: a width is not an integer.
-        ValueError: a width below 1.
+        ValueError: a width below 1, or ``context`` below 0.
 
     Chapter: thm-normalizing-autoregressive
 
@@ -58,8 +61,11 @@ def made_masks(
         check_count("hidden", width, least=1)
     first = torch.arange(1, dim + 1)
     first = first.flip(0) if reverse else first
-    inner = [torch.arange(width) * (dim - 1) // width + min(1, dim - 1) for width in hidden]
-    degrees = [first, *inner, first.repeat(outputs) - 1]
+    least = 0 if check_count("context", context) else min(1, dim - 1)
+    count = dim if context else dim - 1
+    inner = [torch.arange(width) * count // width + least for width in hidden]
+    inputs = torch.cat([first, first.new_zeros(context)])
+    degrees = [inputs, *inner, first.repeat(outputs) - 1]
     return [rows[:, None] >= columns for columns, rows in pairwise(degrees)]
 
 
@@ -73,6 +79,7 @@ class MADE(nn.Module):
         reverse: number the entries from the last to the first.
         activation: one of relu, tanh, elu, silu, softplus.
         generator: source of the initial weights; None means PyTorch's global one.
+        context: entries of a context, which every output sees; 0 for none.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
 
@@ -100,6 +107,7 @@ class MADE(nn.Module):
         activation: str = "relu",
         generator: torch.Generator | None = None,
         *,
+        context: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -108,16 +116,20 @@ class MADE(nn.Module):
             known = sorted(_ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}, got {activation!r}")
         self.activation = _ACTIVATIONS[activation]
-        masks = made_masks(dim, hidden, outputs, reverse)
-        sizes = [dim, *hidden, outputs * dim]
+        masks = made_masks(dim, hidden, outputs, reverse, context)
+        self.context = context
+        sizes = [dim + context, *hidden, outputs * dim]
         like = {"dtype": dtype, "device": device}
         self.layers = nn.ModuleList(nn.Linear(a, b, **like) for a, b in pairwise(sizes))
         for layer, mask in zip(self.layers, masks, strict=True):
             layer.register_buffer("mask", mask.to(layer.weight))
         reset_parameters(self, generator)
 
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch k"]:
-        """Apply the network to the last axis of ``x``."""
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], context: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*batch k"]:
+        """Apply the network to the last axis of ``x`` and to the context."""
+        x = join_context(x, context, self.context)
         *hidden, last = self.layers
         for layer in hidden:
             x = self.activation(F.linear(x, layer.weight * layer.mask, layer.bias))

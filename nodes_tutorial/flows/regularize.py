@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nodes_tutorial.checks import check_filled, check_number, check_points
+from nodes_tutorial.flows.conditional import check_context
 from nodes_tutorial.flows.flow import Flow
 
 Rate = Callable[[Tensor, Tensor, bool], Tensor]
@@ -71,7 +72,10 @@ PENALTIES: dict[str, Rate] = {"kinetic": kinetic, "jacobian": jacobian}
 
 
 def penalized_nll(
-    flow: Flow, x: Float[Tensor, "batch dim"], weights: Mapping[str, float]
+    flow: Flow,
+    x: Float[Tensor, "batch dim"],
+    weights: Mapping[str, float],
+    context: Float[Tensor, "..."] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     r"""Training loss of a regularized flow, in one solve for each transform.
 
@@ -82,6 +86,7 @@ def penalized_nll(
         flow: a flow; each of its ``CNF`` transforms must integrate the penalties named.
         x: points of the data, one a row.
         weights: the factor of each penalty, by name.
+        context: as for ``Flow.log_prob``.
 
     Returns:
         The loss, and a dictionary of its parts. The parts are ``"nll"`` and, by name, the mean of
@@ -110,12 +115,15 @@ def penalized_nll(
     check_filled("x", x)
     for name, factor in weights.items():
         check_number(f"weights[{name!r}]", factor, "a finite number", math.isfinite)
+    asked = context is not None or flow.context
+    context = check_context(context, flow.context, x.shape[:-1], look=True) if asked else None
     log_prob, totals = x.new_zeros(len(x)), dict.fromkeys(weights, x.new_zeros(()))
     found = False
     for transform in reversed(flow.transforms):
         measured = getattr(transform, "regularize", None)
+        given = {"context": context} if transform.context else {}
         if measured is None:
-            x, ladj = transform.inverse(x)
+            x, ladj = transform.inverse(x, **given)
         else:
             found = True
             missing = [name for name in weights if name not in measured]
@@ -124,7 +132,7 @@ def penalized_nll(
                     f"weights names {missing}, but a CNF of the flow integrates {list(measured)}: "
                     "give it regularize="
                 )
-            x, ladj, penalties = transform.inverse_with_penalties(x)
+            x, ladj, penalties = transform.inverse_with_penalties(x, **given)
             totals = {name: totals[name] + penalties[name].mean() for name in weights}
         log_prob = log_prob + ladj
     if weights and not found:

@@ -1,12 +1,13 @@
 """The divergence of a field: exactly, or estimated with random probes that are held."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nodes_tutorial.flows.field import Field, value_and_products
+from nodes_tutorial.flows.regularize import PENALTIES
 
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -96,3 +97,41 @@ def _divergence(field: Field, v: Tensor | None) -> Divergence:
         return value, contract(products, v)
 
     return value_and_trace
+
+
+class Augmented:
+    r"""The field of a point together with what is measured along its path.
+
+    .. math:: \frac{d}{dt}\begin{pmatrix} x \\ \ell \\ \pi \end{pmatrix} = \begin{pmatrix}
+        f(t, x) \\ \operatorname{tr}\,\partial f/\partial x \\ \text{penalties}\end{pmatrix}
+
+    One set of Jacobian products serves the trace and the penalties.
+
+    Args:
+        field: the right-hand side, called as ``field(t, x)``.
+        probes: directions of the estimated trace; None for the exact one.
+        penalties: keys of ``regularize.PENALTIES``.
+        count: whether evaluations are counted.
+
+    Attributes:
+        nfe: evaluations so far; not counted while ``count`` is False.
+
+    Chapter: thm-continuous-change
+
+    References: Grathwohl et al. (2019).
+    """
+
+    def __init__(
+        self, field: Field, probes: Tensor | None, penalties: Sequence[str] = (), count: bool = True
+    ) -> None:
+        self.field, self.probes, self.count, self.nfe = field, probes, count, 0
+        self.rates = [PENALTIES[name] for name in penalties]
+
+    def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Slopes of (x, log-determinant, penalties)."""
+        if self.count:
+            self.nfe += 1
+        value, products = value_and_products(self.field, t, state[0], self.probes)
+        trace = contract(products, self.probes)
+        probed = self.probes is not None
+        return value, trace, *(rate(value, products, probed) for rate in self.rates)

@@ -25,10 +25,13 @@ from nodes_tutorial.flows import (
     IAF,
     MAF,
     NICE,
+    NSF,
     BoxTarget,
+    ContextField,
     Flow,
     Gaussian,
     Glow,
+    HyperField,
     InvertibleLinear,
     KernelDensity,
     Logit,
@@ -40,8 +43,10 @@ from nodes_tutorial.flows import (
     bits_per_dim,
     data_init,
     dequantize,
+    evidence,
     fit_gaussian,
     flow_matching_loss,
+    importance,
     loo_log_likelihood,
     optimal_pairs,
     penalized_nll,
@@ -168,6 +173,7 @@ DENSITIES = {
     "cnf planar": lambda: flow(CNF(PlanarField(2, 4), **GRID)),
     "cnf estimated": lambda: flow(CNF(PlanarField(2, 4), "hutchinson", **GRID)),
     "glow": lambda: Glow((1, 4, 4), 1, 1, 4),
+    "nsf": lambda: NSF(2, bins=4),
 }
 
 
@@ -187,10 +193,42 @@ def rows(*shape):
     return lambda: torch.empty(*shape, device="cuda")
 
 
+CONDITIONAL = {
+    "nice": lambda: NICE(2, context=3),
+    "realnvp": lambda: RealNVP(2, actnorm=True, context=3),
+    "maf": lambda: MAF(2, actnorm=True, context=3),
+    "iaf": lambda: IAF(2, context=3),
+    "nsf": lambda: NSF(2, bins=4, context=3),
+    "one entry": lambda: NSF(1, bins=4, context=3),
+    "cnf": lambda: flow(CNF(ContextField(2, 3, *SILU), **GRID)),
+    "cnf of a hypernetwork": lambda: flow(CNF(HyperField(2, 3, [4], [4], "silu"), **GRID)),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_conditional_densities_stay_on_their_device(name, monkeypatch):
+    """Nobody asks whether a context on a device is finite."""
+    density = CONDITIONAL[name]()
+    with device(monkeypatch, True if "cnf" in name else None):
+        density = moved(density)
+        x = torch.empty(5, *density.event_shape, device="cuda")
+        for shape in ((5, 3), (3,)):
+            context = torch.empty(shape, device="cuda")
+            drawn, log_prob = density.rsample_and_log_prob(5, context=context)
+            found = [density.log_prob(x, context), density.sample(5, context=context)]
+            assert {y.device.type for y in (*found, drawn, log_prob)} == {"cuda"}
+
+
 # name: a module made on the host, inputs, what is computed, the answer to the host's questions
 COMPUTED = {
     "matching": (
         lambda: TimeMLP(2, *SILU), [rows(6, 2)], lambda f, x: flow_matching_loss(f, x), None
+    ),
+    "weights": (lambda: None, [rows(6, 2)], lambda f, x: evidence(x).ess, True),
+    "importance": (
+        lambda: NSF(2, bins=4, context=3), [rows(3)],
+        lambda f, c: importance(lambda x: x[:, 0], f, 6, context=c).mean(c.new_ones(6)),
+        True,
     ),
     "posterior velocity": (
         lambda: PosteriorVelocity(torch.randn(5, 2)), [rows(6, 2)],
@@ -301,6 +339,8 @@ EPISODES = TaskSampler(
 )
 TIMES = torch.tensor([0.0, 0.5, 1.0])
 REALNVP = RealNVP(2, 2, [4], generator=g(), actnorm=True)
+SPLINE = NSF(2, 2, [4], 4, generator=g())
+GIVEN = RealNVP(2, 2, [4], generator=g(), context=2)
 SMOOTH = flow(CNF(F, regularize=("kinetic",), **GRID))
 NATURAL = NaturalGradient(RealNVP(2, 2, [4], generator=g()))
 BOX = BoxTarget("U1")
@@ -312,6 +352,9 @@ WAITS = {
     "gradient": (lambda: REALNVP.log_prob(X).sum().backward(), 0, ""),
     "sample": (lambda: REALNVP.sample(5, g()), 0, ""),
     "reverse_kl": (lambda: reverse_kl(REALNVP, BOX, 5, g()), 0, ""),
+    "spline": (lambda: SPLINE.log_prob(X), 0, ""),
+    "context": (lambda: GIVEN.log_prob(X, X), 1, "the context is finite; not asked on a device"),
+    "weights": (lambda: evidence(X), 1, "they are not all zero"),
     "natural step": (lambda: NATURAL.step(X, 0.1), 0, ""),
     "matching": (lambda: flow_matching_loss(F, X, generator=g()), 0, ""),
     "probes": (lambda: linalg.draw_probes(2, X, generator=g()), 0, ""),

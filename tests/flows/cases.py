@@ -17,18 +17,22 @@ from nodes_tutorial.flows import (
     IAF,
     MAF,
     NICE,
+    NSF,
     ActNorm,
     AffineCoupling,
     AutoregressiveAffine,
     Chain,
+    ContextField,
     ConvNet,
     Diagonal,
     Glow,
+    HyperField,
     InvertibleLinear,
     Logit,
     PlanarField,
     PlanarTransform,
     RealNVP,
+    SplineCoupling,
     Transform,
     alternating_mask,
     checkerboard_mask,
@@ -107,6 +111,42 @@ def settled(build: Callable[[], Transform]) -> Callable[[torch.dtype], Transform
         return transform.to(dtype)
 
     return make
+
+
+class At(Transform):
+    """A conditional transform at one context."""
+
+    CONTEXT = (0.7, -1.2)
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+        self.register_buffer("at", torch.tensor(self.CONTEXT))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.transform(z, context=self.at)
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.transform.inverse(x, context=self.at)
+
+    def push(self, z: Tensor) -> Tensor:
+        return self.transform.push(z, context=self.at)
+
+    def pull(self, x: Tensor) -> Tensor:
+        return self.transform.pull(x, context=self.at)
+
+
+def given(field: Callable[..., torch.nn.Module]) -> Callable[[torch.dtype], Transform]:
+    """A continuous flow at one context."""
+    grid = {"method": "dopri8", "options": {"step_size": 1 / 8}}
+    make = settled(lambda: CNF(field(3, 2, [8, 8], generator=rng()), **grid))
+    return lambda dtype: At(make(dtype)).to(dtype)
+
+
+def spline(mask: Tensor) -> Callable[[torch.dtype], Transform]:
+    kept = int(mask.sum())
+    sizes = [kept, 8, (3 * 5 - 1) * (len(mask) - kept)]
+    return settled(lambda: SplineCoupling(mask, MLP(sizes, generator=rng()), bound=3.0))
 
 
 def affine(mask: Tensor, **options) -> Callable[[torch.dtype], Transform]:
@@ -194,6 +234,38 @@ CASES: dict[str, Case] = {
             )
         )
     ),
+    "spline": Case(spline(half_mask(5)), (5,), lambda: coupling(~half_mask(5))),
+    "spline alternating": Case(
+        spline(alternating_mask(5, 1)), (5,), lambda: coupling(~alternating_mask(5, 1))
+    ),
+    "nsf": Case(settled(lambda: Chain(NSF(3, 4, [8], 4, "tanh", rng(), actnorm=True).transforms))),
+    "nsf given a context": Case(
+        settled(lambda: At(Chain(NSF(3, 3, [8], 4, "tanh", rng(), context=2).transforms)))
+    ),
+    "one entry given a context": Case(
+        settled(lambda: At(Chain(NSF(1, 2, [8], 4, "tanh", rng(), context=2).transforms))), (1,)
+    ),
+    "realnvp given a context": Case(
+        settled(lambda: At(Chain(RealNVP(3, 3, [8], "tanh", rng(), context=2).transforms)))
+    ),
+    "autoregressive given a context": Case(
+        settled(lambda: At(AutoregressiveAffine(4, [8, 8], False, "tanh", rng(), context=2))),
+        (4,),
+        lambda: autoregressive(range(4)),
+    ),
+    "iaf given a context": Case(
+        settled(
+            lambda: At(
+                Chain(
+                    IAF(
+                        3, layers=2, hidden=[8], activation="tanh", generator=rng(), context=2
+                    ).transforms
+                )
+            )
+        )
+    ),
+    "cnf given a context": Case(given(ContextField)),
+    "cnf of a hypernetwork": Case(given(HyperField)),
     "glow": Case(settled(glow), (1, 4, 4)),
     "logit": Case(lambda dtype: Logit(1).to(dtype), (3,), lambda: ~torch.eye(3, dtype=torch.bool)),
 }

@@ -12,15 +12,18 @@ from nodes_tutorial.flows import (
     IAF,
     MAF,
     NICE,
+    NSF,
     ActNorm,
     AffineCoupling,
     AutoregressiveAffine,
     BoxTarget,
     Chain,
+    ContextField,
     Diagonal,
     Flow,
     Gaussian,
     Glow,
+    HyperField,
     InvertibleLinear,
     KernelDensity,
     Logit,
@@ -29,20 +32,24 @@ from nodes_tutorial.flows import (
     PlanarTransform,
     PosteriorVelocity,
     RealNVP,
+    SplineCoupling,
     StandardNormal,
     alternating_mask,
     bits_per_dim,
     checkerboard_mask,
     data_init,
     dequantize,
+    evidence,
     fit_gaussian,
     flow_matching_loss,
     half_mask,
+    importance,
     loo_log_likelihood,
     made_masks,
     optimal_pairs,
     penalized_nll,
     quantize,
+    rational_quadratic,
     reverse_kl,
     select_bandwidth,
     straightness,
@@ -77,6 +84,7 @@ DENSITIES = {
     "realnvp actnorm": lambda: RealNVP(2, 2, [4], generator=rng(), actnorm=True),
     "maf": lambda: MAF(2, 1, [4], generator=rng(), actnorm=True),
     "iaf": lambda: IAF(2, layers=1, hidden=[4], generator=rng()),
+    "nsf": lambda: NSF(2, 2, [4], 4, generator=rng()),
     "planar": lambda: Flow(StandardNormal(2), [PlanarTransform(2, rng())]),
     "cnf": cnf,
     "no transform": lambda: Flow(StandardNormal(2), []),
@@ -135,7 +143,7 @@ def test_a_nan_stays_in_its_row(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_wants_a_number_of_points(name, wrong):
     density = SAMPLERS[name]()
-    for draw in (density.sample, density.rsample_and_log_prob):
+    for draw in (density.sample, density.rsample, density.rsample_and_log_prob):
         with pytest.raises(WRONG, match="n must be"):
             draw(wrong)
     assert density.sample(0).shape == (0, 2) or name == "cnf"
@@ -150,6 +158,12 @@ DRAWS = {
     "MLP": lambda g: MLP([2, 2], generator=g),
     "RealNVP": lambda g: RealNVP(2, generator=g),
     "MAF": lambda g: MAF(2, generator=g),
+    "NSF": lambda g: NSF(2, generator=g),
+    "ContextField": lambda g: ContextField(2, 1, generator=g),
+    "HyperField": lambda g: HyperField(2, 1, generator=g),
+    "importance": lambda g: importance(
+        lambda x: -x.square().sum(-1), StandardNormal(2), 3, generator=g
+    ),
     "Glow": lambda g: Glow((1, 4, 4), 1, 1, 4, g),
     "PlanarField": lambda g: PlanarField(2, 3, generator=g),
     "PlanarTransform": lambda g: PlanarTransform(2, g),
@@ -171,6 +185,9 @@ BOUNDED = {
     "RealNVP": lambda c: RealNVP(2, bound=c),
     "MAF": lambda c: MAF(2, bound=c),
     "IAF": lambda c: IAF(2, bound=c),
+    "NSF": lambda c: NSF(2, bound=c),
+    "SplineCoupling": lambda c: SplineCoupling(half_mask(2), MLP([1, 8]), bound=c),
+    "rational_quadratic": lambda c: rational_quadratic(torch.zeros(1), torch.zeros(1, 8), c),
     "Glow": lambda c: Glow((1, 4, 4), 1, 1, 4, bound=c),
     "AffineCoupling": lambda c: AffineCoupling(half_mask(2), MLP([1, 2]), bound=c),
     "AutoregressiveAffine": lambda c: AutoregressiveAffine(2, bound=c),
@@ -254,6 +271,41 @@ WRONG_CALLS = {
     "kl of nothing": (lambda: reverse_kl(StandardNormal(2), BoxTarget("U1"), 0), "n must"),
     "pairs of nothing": (lambda: optimal_pairs(torch.zeros(0, 2), torch.zeros(0, 2)), "x0 and x1"),
     "no axis": (lambda: wasserstein2(torch.tensor(0.0), torch.tensor(1.0)), "x0 and x1"),
+    # conditional flows and weights
+    "spline of 7": (lambda: rational_quadratic(torch.zeros(1), torch.zeros(1, 7)), "parameters"),
+    "one bin": (lambda: NSF(2, bins=1), "bins"),
+    "one feature": (lambda: NSF(1), "dim"),
+    "a spline of nothing": (lambda: SplineCoupling(half_mask(2, 0) | True, MLP([2, 8])), "mask"),
+    "a spline on nothing": (lambda: SplineCoupling(half_mask(1), MLP([2, 8])), "mask"),
+    "context of images": (
+        lambda: AffineCoupling(half_mask(2), MLP([1, 2]), event_dims=3, context=1),
+        "context",
+    ),
+    "context -1": (lambda: RealNVP(2, context=-1), "context"),
+    "context 0 of a field": (lambda: ContextField(2, 0), "context"),
+    "field without layers": (lambda: ContextField(2, 1, []), "hidden"),
+    "hyper without layers": (lambda: HyperField(2, 1, []), "hidden"),
+    "masks of a context": (lambda: made_masks(2, [2], context=1.5), "context"),
+    "contexts of two sizes": (
+        lambda: Flow(
+            StandardNormal(2), [*MAF(2, 1, context=1).transforms, *MAF(2, 1, context=2).transforms]
+        ),
+        "contexts of one size",
+    ),
+    "weights nan in evidence": (lambda: evidence(torch.tensor([0.0, NAN])), "log_weights"),
+    "weights infinite": (lambda: evidence(torch.tensor([0.0, INF])), "log_weights"),
+    "weights all zero": (lambda: evidence(torch.tensor([-INF, -INF])), "log_weights"),
+    "one weight": (lambda: evidence(torch.tensor([0.0])), "log_weights"),
+    "a weight without an axis": (lambda: evidence(torch.tensor(0.0)), "log_weights"),
+    "one draw": (lambda: importance(lambda x: x[:, 0], StandardNormal(2), 1), "n must"),
+    "joint of another shape": (
+        lambda: importance(lambda x: x, StandardNormal(2), 3),
+        "log_joint must",
+    ),
+    "context for a normal law": (
+        lambda: importance(lambda x: x[:, 0], RealNVP(2, 2, [4]), 3, context=torch.zeros(1)),
+        "context must be None",
+    ),
     # factors and numbers
     "weights nan": (once(cnf(regularize=("kinetic",)), kinetic=NAN), r"weights\['kinetic'\]"),
     "weights None": (once(cnf(regularize=("kinetic",)), kinetic=None), r"weights\['kinetic'\]"),
