@@ -26,8 +26,8 @@ class Proximal(NamedTuple):
 
     Attributes:
         point: the points :math:`\varphi`.
-        value: :math:`f(\varphi)+\frac\lambda2\|\varphi-\theta\|^2` there.
-        gradient_norm: norm of the gradient of that sum there.
+        value: the sum of loss and penalty there.
+        gradient_norm: norm of its gradient.
         start_norm: the same norm at the anchor, which is that of :math:`\nabla f(\theta)`.
         steps: steps that were taken.
         products: Hessian-vector products that were computed.

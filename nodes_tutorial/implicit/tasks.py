@@ -14,7 +14,12 @@ Product = Callable[[Tensor], Tensor]
 
 
 def rows_of(anchor: Tensor, data: tuple[Any, ...]) -> tuple[Tensor, bool]:
-    """The anchor with one row for each task, and whether there is one task without an axis."""
+    """The anchor with one row for each task, and whether there is one task without an axis.
+
+    Raises:
+        TypeError: the anchor is no floating-point tensor, or data are no tensors.
+        ValueError: an anchor of other axes, or numbers of tasks that differ.
+    """
     check_points("anchor", anchor)
     if anchor.ndim not in (1, 2) or anchor.numel() == 0:
         raise ValueError(
@@ -44,7 +49,7 @@ def hessian_of(loss: Loss, point: Tensor, data: tuple[Any, ...]) -> Product:
     functions of PyTorch are wrong then, such as ``batch_norm`` in version 2.13.
     """
     with torch.enable_grad():
-        _, pull = vjp(lambda point: vmap(grad(loss))(point, *data), point)
+        pull = vjp(lambda point: vmap(grad(loss))(point, *data), point)[1]
     return lambda v: pull(v)[0]
 
 
@@ -60,7 +65,12 @@ def literal_hessian_of(loss: Loss, point: Tensor, data: tuple[Any, ...]) -> Prod
 
 
 class FlatModule:
-    """A module as a function of one vector of all its trainable parameters."""
+    """A module as a function of one vector of all its trainable parameters.
+
+    Raises:
+        TypeError: no module.
+        ValueError: no trainable parameter.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(module, nn.Module):

@@ -27,6 +27,7 @@ flows.planar.PlanarTransform flows.coupling.NICE flows.coupling.RealNVP flows.gl
 flows.autoregressive.MAF flows.autoregressive.IAF
 flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
 flows.matching.flow_matching_loss linalg.hvp training.fit
+implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
 """.split()
 
 
