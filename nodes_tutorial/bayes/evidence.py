@@ -38,7 +38,7 @@ def leave_p_out(
 
     Chapter: thm-evidence-cv
 
-    References: Fong and Holmes (2020), section 2.
+    References: Fong and Holmes (2020).
 
     >>> from nodes_tutorial.bayes.evidence import leave_p_out
     >>> leave_p_out(lambda i, train: -1.0 / (1 + len(train)), 3)
@@ -84,7 +84,7 @@ def cumulative_cv(
 
     Chapter: thm-evidence-cv
 
-    References: Fong and Holmes (2020), sections 2 and 3.
+    References: Fong and Holmes (2020).
 
     >>> from nodes_tutorial.bayes.evidence import cumulative_cv
     >>> cumulative_cv(lambda i, train: -1.0 / (1 + len(train)), 3)
@@ -193,7 +193,7 @@ def laplace_evidence(
 
     Chapter: prop-evidence-laplace
 
-    References: MacKay (1992), section 2.4.
+    References: MacKay (1992).
 
     >>> import torch
     >>> from nodes_tutorial.bayes.evidence import laplace_evidence

@@ -75,6 +75,8 @@ def test_scores_sum_to_the_evidence(name, measured):
     assert measured(abs(scores[0] - loo), "leave-one-out") < 1e-10
     without = lambda i, train: (6 - len(train)) * predictive(i, train)  # noqa: E731
     assert abs(cumulative_cv(without, 6) - whole) > 1  # the factor 1/P dropped
+    first = lambda i, train: predictive(min(set(range(6)) - set(train)), train)  # noqa: E731
+    assert abs(cumulative_cv(first, 6) - whole) > 1e-2  # one point in place of all that are out
     fewer = lambda i, train: predictive(i, train[1:])  # noqa: E731
     assert abs(cumulative_cv(fewer, 6) - whole) > 1e-2  # one training point forgotten
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial import linalg
+from nodes_tutorial.bayes import leave_p_out_from_evidence
 from nodes_tutorial.data import toy2d
 from nodes_tutorial.data.sinusoids import Sinusoids
 from nodes_tutorial.data.tasks import TaskSampler
@@ -285,6 +286,7 @@ COMPUTED = {
         lambda f, z: grounding_loss(z, z, torch.ones(3, 4, dtype=torch.bool, device="cuda")), None,
     ),
     "moons": (lambda: None, [rows(6, 2)], lambda f, x: toy2d.log_prob("moons", x), None),
+    "scores": (lambda: None, [rows(3, 8)], lambda f, x: leave_p_out_from_evidence(x), None),
 }  # fmt: skip
 
 
