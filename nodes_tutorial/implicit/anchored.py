@@ -26,10 +26,10 @@ def through_anchor(
 ) -> CGResult:
     r"""Carry a gradient at the optimum back to the anchor, by conjugate gradients.
 
-    .. math:: v=\Bigl(I+\frac1{(1+\delta)\lambda}\nabla^2f(\varphi)\Bigr)^{-1}c
+    .. math:: v=\Bigl(I+\frac1{(1+\gamma)\lambda}\nabla^2f(\varphi)\Bigr)^{-1}c
 
     Without damping this is the derivative of the anchored optimum, transposed, times c. Damping
-    :math:`\delta` takes the derivative that a stiffer anchor would have. It makes the system
+    :math:`\gamma` takes the derivative that a stiffer anchor would have. It makes the system
     positive definite also at points that are no minimum, and its solution another vector.
 
     Args:
@@ -41,7 +41,7 @@ def through_anchor(
         rtol: the residual to reach, relative to c.
         max_products: most Hessian-vector products for a task; None means ten times the size, and
             that a residual above ``rtol`` is an error.
-        damping: :math:`\delta`, 0 or more.
+        damping: :math:`\gamma`, 0 or more.
         check: whether negative curvature is an error; if not, such a task keeps what was
             reached before it, or c itself where that is nothing.
 

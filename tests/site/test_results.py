@@ -31,6 +31,7 @@ def write(root: Path, name: str, content: object) -> None:
         "classifiers",
         "latent",
         "known_unknowns",
+        "meta_learning",
         "stability",
         "speed",
         "robust",
@@ -110,6 +111,16 @@ def test_classifiers_have_a_line_for_each_number_of_epochs(root):
     assert four[2:] == ["4", "8,650", "1.10 ±\N{NO-BREAK SPACE}0.14 (2)", "50"]
     assert sixteen[2:] == ["16", "8,650", "0.50 (1)", "50"]
     assert small[4] == "not run" and {len(line) for line in (*published, small)} == {len(head)}
+
+
+def test_meta_learning_stands_below_the_published_numbers(root):
+    row = {"method": "imaml", "width": 16, "rate": 0.01, "steps": 120, "cpu_seconds": 60.4}
+    found = [{**row, "curve": [{"accuracy": 0.1}, {"accuracy": a}]} for a in (0.58, 0.6)]
+    write(root, "imaml.json", {"rows": found})
+    _, *published, ours = tables.meta_learning(root)
+    assert [line[4] for line in published] == ["98.7 ± 0.4", "99.16 ± 0.35", "99.50 ± 0.26"]
+    accuracy = "59.0 ±\N{NO-BREAK SPACE}1.4 (2)"
+    assert ours == ["iMAML", "16", "0.01", "120", accuracy, "60"]
 
 
 def test_every_record_of_the_book_is_listed():

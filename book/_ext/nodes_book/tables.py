@@ -147,6 +147,25 @@ def classifiers(root: Path) -> list[Row]:
     return table
 
 
+def meta_learning(root: Path) -> list[Row]:
+    """Accuracy on five-way one-shot Omniglot: published end points, and ours after few updates."""
+    table = [["method", "channels", "rate", "updates", "accuracy in %", "CPU seconds a run"]]
+    for method, accuracy in PUBLISHED["meta_learning"]["rows"].items():
+        table.append([f"{method}, published", "64", "", "", accuracy, ""])
+    rows = read(root, "imaml.json")
+    if not rows:
+        table.append(["MAML and iMAML", "", "", "", "not run", ""])
+    names = ("method", "width", "rate", "steps")
+    for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+        same = [row for row in rows if tuple(row[name] for name in names) == key]
+        accuracy = spread((100 * row["curve"][-1]["accuracy"] for row in same), 1)
+        seconds = f"{fmean(row['cpu_seconds'] for row in same):.0f}"
+        method, width, rate, steps = key
+        name = {"maml": "MAML", "imaml": "iMAML"}[method]
+        table.append([name, str(width), f"{rate:g}", str(steps), accuracy, seconds])
+    return table
+
+
 def known_unknowns(root: Path) -> list[Row]:
     """One line a system and model; parameters that are not inferred have an empty cell."""
     head = ["system", "model", "runs", "MSE seen", "MSE to come", "L1 to come"]
@@ -233,6 +252,7 @@ TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "images": images,
     "classifiers": classifiers,
     "latent": latent,
+    "meta_learning": meta_learning,
     "known_unknowns": known_unknowns,
     "stability": stability,
     "speed": speed,
