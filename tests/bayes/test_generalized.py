@@ -243,6 +243,10 @@ def test_idempotent_pooling_contradicts_monotonicity(pool):
         assert (twice - pooled).abs().max() > 1e-2
     # not idempotent: the sum, which the Gibbs posterior follows
     assert (gibbs(loss, gibbs(loss, prior)) - gibbs(loss + loss, prior)).abs().max() < 1e-12
+    # not neutral: the rule that forgets its prior pools by "the last", which is idempotent
+    forget = lambda x, p: (-x).log_softmax(-1)  # noqa: E731
+    other = torch.tensor([0.0, 2.0, 1.0], dtype=F64)
+    assert torch.equal(forget(other, forget(loss, prior)), forget(other, prior))
     # not monotone: the rule that ignores data pools by anything
     ignore = lambda x, p: p  # noqa: E731
     assert torch.equal(ignore(loss, ignore(loss, prior)), ignore(pool(loss, loss), prior))
@@ -363,6 +367,9 @@ def test_limit_of_the_posterior(w, measured):
     assert ((middle - median) * 2 * f * math.sqrt(n)).abs().max() < 4
     prior_free, _, _ = moments(x, w, 8 * exact)
     assert ((mean - prior_free) / exact).abs().max() < 0.02  # the prior is forgotten
+    half = lambda t: torch.where(t < median, 0.0, -math.inf)  # noqa: E731
+    _, cut, _ = moments(x, w, 8 * exact, half)
+    assert (cut / exact).min() < 0.8  # a prior that is not continuous at the median is not
 
 
 @pytest.mark.claim("thm-generalized-median")
