@@ -2,6 +2,7 @@
 
 The part is flat. Read the modules of a chapter in the order of its line:
 
+generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """
 
@@ -12,11 +13,25 @@ from nodes_tutorial.bayes.evidence import (
     leave_p_out_from_evidence,
     subset_masks,
 )
+from nodes_tutorial.bayes.generalized import (
+    INVERSE_SLOPES,
+    divergence_posterior,
+    gibbs_objective,
+    gibbs_posterior,
+)
+from nodes_tutorial.bayes.loss_scales import bootstrap, loss_scale, sandwich
 
 __all__ = [
+    "INVERSE_SLOPES",
+    "bootstrap",
     "cumulative_cv",
+    "divergence_posterior",
+    "gibbs_objective",
+    "gibbs_posterior",
     "laplace_evidence",
     "leave_p_out",
     "leave_p_out_from_evidence",
+    "loss_scale",
+    "sandwich",
     "subset_masks",
 ]

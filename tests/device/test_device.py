@@ -17,7 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial import linalg
-from nodes_tutorial.bayes import leave_p_out_from_evidence
+from nodes_tutorial.bayes import (
+    bootstrap,
+    divergence_posterior,
+    gibbs_objective,
+    gibbs_posterior,
+    leave_p_out_from_evidence,
+)
 from nodes_tutorial.data import toy2d
 from nodes_tutorial.data.sinusoids import Sinusoids
 from nodes_tutorial.data.tasks import TaskSampler
@@ -287,6 +293,19 @@ COMPUTED = {
     ),
     "moons": (lambda: None, [rows(6, 2)], lambda f, x: toy2d.log_prob("moons", x), None),
     "scores": (lambda: None, [rows(3, 8)], lambda f, x: leave_p_out_from_evidence(x), None),
+    "gibbs": (
+        lambda: None, [rows(3, 8), rows(3, 8)], lambda f, x, p: gibbs_posterior(x, p), True
+    ),
+    "gibbs objective": (
+        lambda: None, [rows(3, 8), rows(3, 8)], lambda f, x, p: gibbs_objective(p, x, p), True
+    ),
+    "divergence": (
+        lambda: None, [rows(3, 8), rows(3, 8)],
+        lambda f, x, p: divergence_posterior(x, p, "hellinger"), True,
+    ),
+    "bootstrap": (
+        lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
+    ),
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ flows.autoregressive.MAF flows.autoregressive.IAF
 flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
 flows.matching.flow_matching_loss linalg.hvp training.fit
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
-bayes.evidence.cumulative_cv bayes.cumulative_cv
+bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posterior
 """.split()
 
 
