@@ -30,6 +30,7 @@ flows.ContextField flows.HyperField flows.importance flows.evidence
 flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
 flows.matching.flow_matching_loss linalg.hvp training.fit
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
+bayes.elbo bayes.evidence_prior_sampling bayes.MeanFieldGaussian
 bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posterior
 """.split()
 
