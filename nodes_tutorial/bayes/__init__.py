@@ -2,10 +2,14 @@
 
 The part is flat. Read the modules of a chapter in the order of its line:
 
+inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """
 
+from nodes_tutorial.bayes.bounds import elbo, importance_weighted_bound
+from nodes_tutorial.bayes.conjugate import BetaBernoulli, GaussianMean, LinearRegression
+from nodes_tutorial.bayes.divergences import discrete_kl, gaussian_kl
 from nodes_tutorial.bayes.evidence import (
     cumulative_cv,
     laplace_evidence,
@@ -13,25 +17,49 @@ from nodes_tutorial.bayes.evidence import (
     leave_p_out_from_evidence,
     subset_masks,
 )
+from nodes_tutorial.bayes.gaussians import FullRankGaussian, MeanFieldGaussian
 from nodes_tutorial.bayes.generalized import (
     INVERSE_SLOPES,
     divergence_posterior,
     gibbs_objective,
     gibbs_posterior,
 )
+from nodes_tutorial.bayes.gp import GaussianProcess, squared_exponential
+from nodes_tutorial.bayes.gradients import path_gradients, score_gradients
 from nodes_tutorial.bayes.loss_scales import bootstrap, loss_scale, sandwich
+from nodes_tutorial.bayes.weights import (
+    PriorEvidence,
+    evidence_prior_sampling,
+    importance_mean,
+)
 
 __all__ = [
     "INVERSE_SLOPES",
+    "BetaBernoulli",
+    "FullRankGaussian",
+    "GaussianMean",
+    "GaussianProcess",
+    "LinearRegression",
+    "MeanFieldGaussian",
+    "PriorEvidence",
     "bootstrap",
     "cumulative_cv",
+    "discrete_kl",
     "divergence_posterior",
+    "elbo",
+    "evidence_prior_sampling",
+    "gaussian_kl",
     "gibbs_objective",
     "gibbs_posterior",
+    "importance_mean",
+    "importance_weighted_bound",
     "laplace_evidence",
     "leave_p_out",
     "leave_p_out_from_evidence",
     "loss_scale",
+    "path_gradients",
     "sandwich",
+    "score_gradients",
+    "squared_exponential",
     "subset_masks",
 ]

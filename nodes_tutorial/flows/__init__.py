@@ -6,7 +6,7 @@ density: ``density``, ``kde``, ``targets``
 normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
 continuous: ``continuous``, ``field``
 ffjord: ``trace``, ``regularize``
-conditional: ``conditional``, ``spline``
+conditional: ``conditional``, ``spline``, ``targets``
 matching: ``matching``, ``transport``
 """
 

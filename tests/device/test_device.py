@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial import linalg
 from nodes_tutorial.bayes import (
+    FullRankGaussian,
+    MeanFieldGaussian,
     bootstrap,
     divergence_posterior,
     gibbs_objective,
@@ -169,6 +171,8 @@ DENSITIES = {
     "normal": lambda: StandardNormal(2),
     "gaussian": lambda: Gaussian(torch.zeros(2), torch.eye(2)),
     "kernel": lambda: KernelDensity(torch.randn(20, 2)),
+    "mean field": lambda: MeanFieldGaussian(torch.zeros(2)),
+    "full rank": lambda: FullRankGaussian(torch.zeros(2)),
     "nice": lambda: NICE(2),
     "realnvp": lambda: RealNVP(2, actnorm=True),
     "maf": lambda: MAF(2, actnorm=True),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
@@ -411,6 +412,7 @@ def slowly(x, parameters, bound=5.0):
     return ys[j] + top / (s + (ds[j] + ds[j + 1] - 2 * s) * u * (1 - u))
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_is_that_of_the_definition(measured):
     parameters = randn(14)
     x = torch.linspace(-6, 6, 301, **F64)
@@ -419,6 +421,7 @@ def test_spline_is_that_of_the_definition(measured):
     assert measured((y - slow).abs().max(), "spline") < 1e-12
 
 
+@pytest.mark.claim("thm-conditional-spline")
 @pytest.mark.parametrize("bins", [1, 2, 8, 30])
 def test_spline_inverse_undoes(bins, measured):
     x = 7 * (2 * torch.rand(4000, generator=rng(1), **F64) - 1)
@@ -432,6 +435,7 @@ def test_spline_inverse_undoes(bins, measured):
     assert measured((slope + back_slope).abs().max(), "slopes") < 1e-9
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_inverse_at_extreme_parameters(measured):
     """No digits are lost by cancellation: the value found is mapped to y again."""
     x = 5 * (2 * torch.rand(20000, generator=rng(1), **F64) - 1)
@@ -443,6 +447,7 @@ def test_spline_inverse_at_extreme_parameters(measured):
     assert measured((again - y).abs().max(), "value of the inverse") < 1e-11
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_slope_is_the_derivative(measured):
     x = (5.5 * (2 * torch.rand(4000, generator=rng(1), **F64) - 1)).requires_grad_()
     parameters = randn(4000, 23)
@@ -453,6 +458,7 @@ def test_spline_slope_is_the_derivative(measured):
         assert slope.min() > 0
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_with_its_slopes_swapped_is_found_out(monkeypatch):
     """The package's own function, with the two slopes of each bin in each other's place."""
     x = 5 * (2 * torch.rand(400, generator=rng(1), **F64) - 1)
@@ -465,6 +471,7 @@ def test_spline_with_its_slopes_swapped_is_found_out(monkeypatch):
     assert (right - slow).abs().max() < 1e-12 and (wrong - slow).abs().max() > 1e-2
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_beyond_the_bound_is_the_identity_and_joins_smoothly(measured):
     x = torch.tensor([-1e6, -7.0, -5.0, 5.0, 5.000001, 7.0, 1e6], **F64)
     parameters = randn(len(x), 23)
@@ -477,6 +484,7 @@ def test_spline_beyond_the_bound_is_the_identity_and_joins_smoothly(measured):
         assert (value - near).abs().max() < 1e-8 and slope.abs().max() < 1e-6
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_is_smooth_at_its_knots():
     parameters = randn(23)
     xs, ys, ds = (torch.tensor(part, **F64) for part in knots(parameters))
@@ -486,6 +494,7 @@ def test_spline_is_smooth_at_its_knots():
         assert (log_slope - ds.log()).abs().max() < 1e-5
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_spline_increases():
     x = torch.linspace(-6, 6, 20001, **F64)
     for seed in range(5):
@@ -502,6 +511,7 @@ def test_spline_of_zeros_is_the_identity():
     assert (y - x).abs().max() < 1e-12 and log_slope.abs().max() < 1e-12
 
 
+@pytest.mark.claim("thm-conditional-spline")
 def test_a_slope_that_is_not_positive_makes_no_bijection():
     """Without the positive slopes of the definition the curve turns back."""
     s, d0, d1 = 1.0, -2.0, 1.0
@@ -552,6 +562,7 @@ def test_rsample_is_sample_with_a_graph():
     assert Flow(on_gaussian, []).sample(3).shape == (3, 2)
 
 
+@pytest.mark.claim("prop-conditional-weights")
 def test_effective_sample_size_of_known_weights():
     n = 8
     assert abs(evidence(torch.zeros(n, **F64)).ess - n) < 1e-12
@@ -568,6 +579,7 @@ def test_effective_sample_size_of_known_weights():
     assert abs(shifted.log_z + 1e4 - math.log(2)) < 1e-9 and abs(shifted.ess - 36 / 14) < 1e-9
 
 
+@pytest.mark.claim("prop-conditional-weights")
 def test_weights_of_gaussians_have_their_known_efficiency(measured):
     """p = N(m, 1), q = N(0, s²): E w² by the formula, against 200,000 draws; 4 standard errors."""
     m, s, n = 0.5, 1.2, 200_000
@@ -587,6 +599,7 @@ def test_weights_of_gaussians_have_their_known_efficiency(measured):
     assert abs(turned.mean(turned.x) - m).max() > 0.05  # a wrong sign is found
 
 
+@pytest.mark.claim("prop-conditional-weights")
 def test_spread_of_the_evidence_is_its_standard_error(measured):
     """1,000 estimates from 100 draws each: their standard deviation, and coverage of two se."""
     q = StandardNormal(1, **F64)
@@ -596,6 +609,103 @@ def test_spread_of_the_evidence_is_its_standard_error(measured):
     ratio = found.log_z.std() / found.se.square().mean().sqrt()
     assert measured((ratio - 1).abs(), "spread over se") < 0.1
     assert 0.93 < (found.log_z.abs() < 2 * found.se).double().mean() < 0.97
+
+
+@pytest.mark.claim("prop-conditional-weights")
+def test_estimates_of_the_logarithm_are_low_and_efficiency_is_bounded_by_the_divergence():
+    """Jensen twice: E log Z < log Z by about chi²/2n, and ESS / n < exp(-KL)."""
+    m, s = 0.8, 1.0
+    q = Gaussian(torch.zeros(1, **F64), torch.full((1, 1), s * s, **F64))
+    x, log_q = q.rsample_and_log_prob(400_000, rng(2))
+    log_w = (torch.distributions.Normal(m, 1.0).log_prob(x[:, 0]) - log_q).view(20, -1)
+    found = evidence(log_w)
+    chi2 = math.exp(m * m) - 1
+    low, error = found.log_z.mean(), found.log_z.std() / math.sqrt(20_000)
+    assert abs(found.log_z.exp().mean() - 1) < 4 * found.log_z.exp().std() / math.sqrt(20_000)
+    assert low < -4 * error and -2 < low / (chi2 / 40) < -0.5
+    whole = evidence(log_w.flatten())
+    assert 0.8 * math.exp(-m * m) < whole.ess / 400_000 < math.exp(-m * m / 2)
+
+
+@pytest.mark.claim("prop-conditional-weights")
+def test_weights_without_their_hypotheses():
+    """q narrower than p/sqrt(2): chi² infinite, ESS / n sinks. q = 0 on a half: E w is Z / 2."""
+    shares = []
+    for n in (100, 10_000, 1_000_000):
+        q = Gaussian(torch.zeros(1, **F64), torch.full((1, 1), 0.25, **F64))
+        found = importance(lambda x: -0.5 * x[:, 0].square(), q, n, generator=rng(3))
+        shares.append(float(found.evidence.ess / n))
+    assert shares[2] < 0.5 * shares[0]
+
+    class Half(StandardNormal):
+        def rsample_and_log_prob(self, n, generator=None):
+            x = self.sample(n, generator).abs()
+            return x, self.log_prob(x) + math.log(2)
+
+    found = importance(lambda x: -0.5 * x[:, 0].square(), Half(1, **F64), 1000, generator=rng(3))
+    assert abs(found.evidence.log_z - 0.5 * math.log(math.tau) + math.log(2)) < 1e-9
+    assert found.evidence.ess > 999.9  # and nothing in the weights tells
+
+
+# --- the conditional likelihood ------------------------------------------------------------------
+
+
+def nodes(n=60):
+    """Gauss-Hermite rule for a standard normal number."""
+    x, w = np.polynomial.hermite_e.hermegauss(n)
+    return torch.from_numpy(x), torch.from_numpy(w / w.sum())
+
+
+@pytest.mark.claim("prop-conditional-likelihood")
+def test_loss_is_entropy_plus_mean_divergence(measured):
+    """c ~ N(0, 1), x given c ~ N(sin c, (0.5 + c²/4)²) in the plane of two such numbers.
+
+    The loss of a flow by one rule over (c, x1, x2); entropy in closed form; the divergence given
+    each c by a sum over a grid of the plane.
+    """
+    flow = NICE(2, 2, [8], "tanh", rng(), context=1, **F64)
+    with torch.no_grad():
+        flow.transforms[-1].log_scale.copy_(torch.tensor([-0.3, 0.2]))
+    z, w = nodes(40)
+    c, wc = nodes(20)
+    center, sd = torch.sin(c), 0.5 + c**2 / 4
+    pairs = torch.cartesian_prod(z, z)
+    weight = (w[:, None] * w).flatten()
+    x = center[:, None, None] + sd[:, None, None] * pairs
+    log_q = flow.log_prob(x, c[:, None, None])
+    loss = -(wc @ (log_q @ weight))
+    entropy = wc @ (2 * (0.5 * math.log(math.tau * math.e) + sd.log()))
+    divergence = torch.zeros((), **F64)
+    for i in range(20):
+        line = center[i] + sd[i] * torch.linspace(-8, 8, 161, **F64)
+        plane = torch.cartesian_prod(line, line)
+        log_p = torch.distributions.Normal(center[i], sd[i]).log_prob(plane).sum(-1)
+        ratio = log_p - flow.log_prob(plane, c[i : i + 1])
+        divergence += wc[i] * (log_p.exp() * ratio).sum() * (line[1] - line[0]) ** 2
+    assert divergence > 0.1
+    assert measured((loss - entropy - divergence).detach().abs(), "loss") < 1e-6
+
+
+@pytest.mark.claim("prop-conditional-likelihood")
+def test_who_ignores_the_context_pays_the_mutual_information(measured):
+    """Jointly normal x in the plane and c: the marginal law as a flow, and others."""
+    A = torch.tensor([[0.8], [-0.5]], **F64)  # x = A c + noise of covariance S
+    S = torch.tensor([[0.5, 0.2], [0.2, 0.3]], **F64)
+    marginal = S + A @ A.mT
+    information = 0.5 * (torch.logdet(marginal) - torch.logdet(S))
+    floor = Gaussian(torch.zeros(2, **F64), S).entropy()
+
+    def loss(mean, covariance):
+        """E of -log q(x) of the package's normal law, by a rule for the true x."""
+        z, w = nodes(20)
+        x = torch.cartesian_prod(z, z) @ torch.linalg.cholesky(marginal).mT
+        return -(Gaussian(mean, covariance).log_prob(x) @ (w[:, None] * w).flatten())
+
+    best = loss(torch.zeros(2, **F64), marginal)
+    assert measured((best - floor - information).abs(), "price of ignoring") < 1e-9
+    for mean, covariance in ((0.3, marginal), (0.0, S), (0.0, 2 * marginal)):
+        assert loss(torch.full((2,), mean, **F64), covariance) > best + 1e-3
+    assert information > 0.5
 
 
 def test_inverse_of_a_conditional_transform_takes_the_context():

@@ -25,9 +25,12 @@ ode.goku.GOKUNet ode.known_unknowns.GOKUNet
 flows.fit_gaussian flows.KernelDensity flows.Flow
 flows.planar.PlanarTransform flows.coupling.NICE flows.coupling.RealNVP flows.glow.Glow
 flows.autoregressive.MAF flows.autoregressive.IAF
+flows.spline.NSF flows.spline.SplineCoupling flows.spline.rational_quadratic
+flows.ContextField flows.HyperField flows.importance flows.evidence
 flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
 flows.matching.flow_matching_loss linalg.hvp training.fit
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
+bayes.elbo bayes.evidence_prior_sampling bayes.MeanFieldGaussian
 bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posterior
 """.split()
 
