@@ -174,7 +174,7 @@ class Weighted(NamedTuple):
     """Draws with their importance weights."""
 
     x: Tensor
-    """The draws, shape (n, *event)."""
+    """The draws, the first axis has n entries."""
     log_weights: Tensor
     """Logarithms of the weights, shape (n,), not normalized."""
     evidence: Evidence
@@ -182,7 +182,7 @@ class Weighted(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean under the target of a function with these values at the draws, first axis n."""
-        return torch.tensordot(self.log_weights.softmax(0), values, dims=1)
+        return torch.tensordot(self.log_weights.softmax(0).to(values.dtype), values, dims=1)
 
 
 def evidence(log_weights: Float[Tensor, "n *batch"]) -> Evidence:

@@ -592,6 +592,7 @@ def test_weights_of_gaussians_have_their_known_efficiency(measured):
     second = s * math.exp(m * m * (2 / a - 1)) / math.sqrt(a)
     assert measured((found.evidence.ess / n * second - 1).abs(), "efficiency") < 0.02
     assert (found.mean(found.x) - m).abs().max() < 0.02
+    assert found.mean(found.x.float()).dtype == torch.float32
     assert abs(found.mean(found.x[:, 0].square()) - (1 + m * m)) < 0.03
     turned = importance(
         lambda x: -torch.distributions.Normal(m, 1.0).log_prob(x[:, 0]), q, n, generator=rng(0)
