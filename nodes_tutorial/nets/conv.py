@@ -58,7 +58,11 @@ class BatchNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch width height side"]
     ) -> Float[Tensor, "batch width height side"]:
-        """Normalized images; every image's result depends on all of them."""
+        """Normalized images; every image's result depends on all of them.
+
+        Raises:
+            ValueError: one number for each channel.
+        """
         if x[:, 0].numel() == 1:
             raise ValueError(
                 f"x must hold more than one number for each channel, got shape {tuple(x.shape)}"
