@@ -42,6 +42,7 @@ bench: .venv/.bench
 	$(BIN)/python -m benchmarks.ode $(RECORD)
 	$(BIN)/python -m benchmarks.flows $(RECORD_FLOWS)
 	$(BIN)/python -m benchmarks.latent $(RECORD_LATENT)
+	$(BIN)/python -m benchmarks.implicit $(RECORD_IMPLICIT)
 
 # the chapters under other arithmetic, threads and seeds; C=ode/stability limits it to a chapter
 robust: .venv/.stamp

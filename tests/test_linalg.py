@@ -224,3 +224,79 @@ def test_bad_input_names_the_argument():
     for trace in (linalg.exact_trace, linalg.hutchinson_trace):
         with pytest.raises(ValueError, match="fun must return the shape of x"):
             trace(lambda x: x[:, :2], x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_lanczos_values_weights_and_errors(dtype):
+    A, b = systems(dtype)
+    exact, vectors = torch.linalg.eigh(A.double())
+    room = 1e3 * torch.finfo(dtype).eps
+    whole = linalg.lanczos(times(A), b, 8)
+    assert (whole.values - exact).abs().max() < room * exact.max()
+    share = (vectors.mT @ b.double().unsqueeze(-1)).squeeze(-1).square()
+    share = share / share.sum(-1, keepdim=True)
+    assert (whole.weights - share).abs().max() < 30 * room
+    few = linalg.lanczos(times(A), b, 3)
+    assert few.values.shape == (4, 3) and few.values.dtype == dtype
+    assert (few.values[:, -1] <= exact[:, -1] * (1 + room)).all()
+    assert (few.values[:, 0] >= exact[:, 0] * (1 - room)).all()
+    near = (few.values.unsqueeze(-1) - exact.unsqueeze(-2)).abs().amin(-1)
+    assert (near <= few.errors + room * exact.max()).all() and few.errors.max() > 1e-3
+    # moments: the quadrature of k values is exact up to the power 2k - 1
+    power = b.double()
+    for k in range(6):
+        moment = (b.double() * power).sum(-1) / b.double().square().sum(-1)
+        found = (few.weights * few.values**k).sum(-1)
+        assert ((found - moment).abs() < 100 * room * exact.max() ** k).all()
+        power = times(A.double())(power)
+    alone = linalg.lanczos(times(A[0]), b[0], 3)
+    assert (alone.values - few.values[0]).abs().max() < room * exact.max()
+
+
+def test_lanczos_where_its_space_ends():
+    scales = torch.tensor([1.0, 1.0, 4.0, 4.0], dtype=torch.float64)
+    found = linalg.lanczos(lambda v: scales * v, torch.ones(4, dtype=torch.float64), 4)
+    seen = found.values[found.weights > 1e-12]
+    assert (seen - torch.tensor([1.0, 4.0])).abs().max() < 1e-12
+    assert found.values.min() > 1 - 1e-12 and found.values.max() < 4 + 1e-12
+    zero = linalg.lanczos(lambda v: scales * v, torch.zeros(2, 4, dtype=torch.float64), 3)
+    assert (zero.values == 0).all()
+
+
+def test_spectral_sum_is_the_trace_of_a_function():
+    A, b = systems(torch.float64)
+    found = linalg.spectral_sum(times(A), torch.log, b, probes=4000, steps=8, generator=seeded())
+    assert (found - torch.logdet(A)).abs().max() < 0.15
+    assert (found - A.diagonal(dim1=-2, dim2=-1).log().sum(-1)).abs().max() > 0.5
+    diagonal = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    exact = linalg.spectral_sum(lambda v: diagonal * v, torch.exp, diagonal, probes=1)
+    assert (exact - diagonal.exp().sum()).abs() < 1e-10  # signs are exact for a diagonal
+
+
+def test_curvature_solvers_name_bad_input(as_at_the_users):
+    A, b = systems(torch.float64)
+    product = times(A)
+    wrong = {
+        "start must hold": lambda: linalg.lanczos(product, b.long()),
+        "start must be a vector": lambda: linalg.lanczos(product, b[0, 0]),
+        "steps must": lambda: linalg.lanczos(product, b, 0),
+        "product must have the shape of start": lambda: linalg.lanczos(lambda v: v[0], b),
+        "b must hold": lambda: linalg.neumann(product, b.long()),
+        "b must be a vector": lambda: linalg.neumann(product, b[0, 0]),
+        "terms must": lambda: linalg.neumann(product, b, terms=-1),
+        "alpha must": lambda: linalg.neumann(product, b, alpha=0),
+        "product must have the shape of b": lambda: linalg.neumann(lambda v: v[0], b, alpha=1),
+        "probes|count": lambda: linalg.spectral_sum(product, torch.log, b, probes=0),
+    }
+    for message, call in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
+    with pytest.raises(linalg.SymmetryError, match=r"a defect of 0\.\d+ of its size"):
+        linalg.lanczos(times(A.triu()), b)
+    with pytest.raises(linalg.SymmetryError):
+        linalg.neumann(times(A.triu()), b)
+    for call in (lambda f: linalg.lanczos(f, b), lambda f: linalg.neumann(f, b, alpha=0.1)):
+        with pytest.raises(FloatingPointError, match="must be finite"):
+            call(lambda v: v * float("nan"))
+    with pytest.raises(linalg.IndefiniteError, match="curvature of -"):
+        linalg.neumann(lambda v: -product(v), b)

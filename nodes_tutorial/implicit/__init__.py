@@ -2,7 +2,7 @@
 
 The part is flat. Read the modules of a chapter in the order of its line:
 
-hyperparameters: ``gradient``, ``inverse``, ``trees``, ``roots``, ``equilibrium``, ``descent``
+hyperparameters: ``gradient``, ``inverse``, ``roots``, ``equilibrium``, ``descent``, ``memory``
 imaml: ``tasks``, ``proximal``, ``anchored``, ``meta_gradient``
 """
 
@@ -16,11 +16,13 @@ from nodes_tutorial.implicit.errors import (
     StationarityError,
 )
 from nodes_tutorial.implicit.gradient import HypergradientReport, hypergradient
+from nodes_tutorial.implicit.memory import GraphMemory
 from nodes_tutorial.implicit.meta_gradient import IMAMLReport, adapt, imaml
 from nodes_tutorial.implicit.proximal import Proximal, moreau_envelope, proximal_point
 from nodes_tutorial.implicit.roots import argmin, root
 
 __all__ = [
+    "GraphMemory",
     "HypergradientReport",
     "IMAMLReport",
     "ImplicitError",

@@ -28,8 +28,9 @@ def newton_cg(
     r"""Minimize a smooth loss, or one for each task, by :math:`x\leftarrow x-tH^{-1}\nabla L`.
 
     The step is solved for by conjugate gradients to a tenth of the gradient or better, and halved
-    until the loss falls. Tasks take their steps together, each with its own t; one that is done
-    rests. From a start nearby it takes few steps, as the optimum of the step before.
+    until the loss falls; where the first direction has no positive curvature, it is the gradient.
+    Tasks take their steps together, each with its own t. From a start nearby, as the optimum of the
+    update before, it takes few steps.
 
     Args:
         loss: returns a number, or one number for each entry of the first axis of x, which sees
@@ -82,6 +83,7 @@ def newton_cg(
             rtol=min(0.1, float(norm.max()) ** 0.5),
             max_iterations=max_products,
         ).x
+        step = torch.where((step == 0).all(-1, keepdim=True), g, step)  # met negative curvature
         slope = (step * g).sum(-1)
         factor = torch.ones_like(value)
         for _ in range(30):

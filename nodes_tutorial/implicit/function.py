@@ -74,7 +74,7 @@ class ImplicitAnswer(torch.autograd.Function):
         return None, None, *(-part for part in pull(v))
 
     @staticmethod
-    def jvp(ctx: Any, _problem: None, _x0: None, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, _problem: Any, _x0: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
         x, *tensors = ctx.saved_tensors
         moved = [
             torch.zeros_like(t) if dt is None else dt

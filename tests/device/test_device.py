@@ -402,6 +402,15 @@ WAITS = {
         lambda: linalg.cg(lambda v: v @ A, B, max_iterations=2, rtol=0.0), 3,
         "is one active, before each step; all finite, once",
     ),
+    "lanczos": (lambda: linalg.lanczos(lambda v: v @ A, B, 3), 2, "all finite; symmetric"),
+    "neumann": (
+        lambda: linalg.neumann(lambda v: v @ A, B, terms=5), 5,
+        "as Lanczos; positive; all finite; no term grew",
+    ),
+    "neumann with a factor": (
+        lambda: linalg.neumann(lambda v: v @ A, B, terms=5, alpha=0.1), 2,
+        "all finite; no term grew",
+    ),
     "cg, seldom asked": (
         lambda: linalg.cg(lambda v: v @ A, B, max_iterations=2, rtol=0.0, check_every=2), 2,
         "one look for both steps; all finite, once",

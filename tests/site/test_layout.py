@@ -32,6 +32,9 @@ flows.matching.flow_matching_loss linalg.hvp training.fit
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
 bayes.elbo bayes.evidence_prior_sampling bayes.MeanFieldGaussian
 bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posterior
+flows.matching.flow_matching_loss training.fit
+linalg.hvp linalg.cg linalg.neumann linalg.lanczos linalg.ggn
+implicit.hypergradient implicit.root implicit.argmin implicit.fixed_point implicit.newton_cg
 """.split()
 
 

@@ -235,7 +235,7 @@ def runs(root: Path) -> list[Row]:
 def speed(root: Path) -> list[Row]:
     """Goals of the benchmarks and what was measured, missed ones included."""
     table = [["work", "measured", "goal", "held"]]
-    for name in ("speed_ode.json", "speed_flows.json", "speed_latent.json"):
+    for name in ("speed_ode.json", "speed_flows.json", "speed_latent.json", "speed_implicit.json"):
         path = root / "results" / name
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"goals": []}
         for goal in record["goals"]:

@@ -1,4 +1,4 @@
-"""Commands for gradients through an optimum: `imaml`."""
+"""Commands for gradients through an optimum: `imaml`, `distill`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -78,3 +78,27 @@ def imaml(
                 f"{method} rate {rate:g} seed {seed}: {last['accuracy']:.3f} "
                 f"after {last['seconds']:.0f} s, pixels {row['pixels']:.3f}"
             )
+
+
+@app.command()
+def distill(
+    start: Annotated[str, typer.Option(help="means or noise")] = "means",
+    steps: Annotated[int, typer.Option(help="updates of the images")] = 200,
+    batch: Annotated[int, typer.Option(help="validation images an update")] = 2000,
+    rate: Annotated[float, typer.Option(help="learning rate of the pixels")] = 0.02,
+    seeds: Seeds = "0",
+    checkpoint: Checkpoint = None,
+    every: Every = 50,
+    threads: Threads = 1,
+    out: Out = Path("results/distill.json"),
+) -> None:
+    """Learn one image a class of MNIST, and test the classifier that is trained on them."""
+    from nodes_tutorial.experiments.distill import KEY, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for seed in numbers(seeds, "seeds"):
+            run = Run(start=start, steps=steps, batch=batch, rate=rate, seed=seed)
+            path = checkpoint_of(checkpoint, start, seed)
+            row, _ = execute(run, checkpoint=path, every=every)
+            append(out, row, KEY)
