@@ -26,12 +26,12 @@ def rational_quadratic(
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     r"""A monotone spline of [-B, B] onto itself, continued by the identity.
 
-    In the bin from knot :math:`(x_j, y_j)` to the next, of width w and height h, with
-    :math:`\xi=(x-x_j)/w`, the mean slope :math:`s=h/w` and the slopes :math:`\delta_j` at knots,
+    In the bin from knot :math:`(x_j, y_j)` to the next, of width :math:`\Delta` and height h, with
+    :math:`\xi=(x-x_j)/\Delta`, mean slope :math:`s=h/\Delta` and slopes :math:`\delta_j` at knots,
 
-    .. math:: y = y_j + h\,\frac{s\xi^2 + \delta_j\xi(1-\xi)}{q}, \qquad
-        \frac{dy}{dx} = \frac{s^2\bigl(\delta_{j+1}\xi^2+2s\xi(1-\xi)+\delta_j(1-\xi)^2\bigr)}{q^2},
-        \qquad q = s + (\delta_j+\delta_{j+1}-2s)\,\xi(1-\xi)
+    .. math:: y = y_j + h\,\frac{s\xi^2 + \delta_j\xi(1-\xi)}{V}, \qquad
+        \frac{dy}{dx} = \frac{s^2\bigl(\delta_{j+1}\xi^2+2s\xi(1-\xi)+\delta_j(1-\xi)^2\bigr)}{V^2},
+        \qquad V = s + (\delta_j+\delta_{j+1}-2s)\,\xi(1-\xi)
 
     Widths and heights are shares of 2B by a softmax, inner slopes a softplus; the slope at both
     ends is 1, as outside. Parameters of zero give the identity.
