@@ -61,18 +61,27 @@ def rational_quadratic(
     tensor([0.5000, 7.0000])
     """
     bound = check_number("bound", bound, "a positive number", lambda b: 0 < b < math.inf)
+    y, slope = _spline(x, parameters, bound, inverse, True)
+    return y, -slope.log() if inverse else slope.log()
+
+
+def _spline(
+    x: Tensor, parameters: Tensor, bound: float, inverse: bool, with_slope: bool
+) -> tuple[Tensor, Tensor]:
+    """Values, and the slopes of the spline itself in both directions; ones if not wanted."""
     bins, rest = divmod(parameters.shape[-1] + 1, 3)
     if rest or bins < 1:
         raise ValueError(f"parameters must be 3 K - 1 for each number, got {parameters.shape[-1]}")
-    sizes = parameters[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
-    sizes = sizes * (1 - bins * _LEAST) + _LEAST
-    ends = sizes.cumsum(-1)
-    u = (x.clamp(-bound, bound) + bound) / (2 * bound)  # in [0, 1]
-    bin_ = (u.unsqueeze(-1) >= ends[..., int(inverse), :-1]).sum(-1, keepdim=True)
+    u = (x.clamp(-bound, bound) + bound) / (2 * bound)  # all knots lie in [0, 1]
+    shares = parameters[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
+    ends, scale = shares.cumsum(-1), 1 - bins * _LEAST  # the least share of a bin comes in late
+    steps = _LEAST * torch.arange(1, bins, dtype=ends.dtype, device=ends.device)
+    knots = torch.add(steps, ends[..., int(inverse), :-1].detach(), alpha=scale)
+    bin_ = (u.unsqueeze(-1) >= knots).sum(-1, keepdim=True)
     both = bin_.unsqueeze(-2).expand(*x.shape, 2, 1)
-    size = sizes.gather(-1, both).squeeze(-1)
-    w, h = size.unbind(-1)
-    x0, y0 = (ends.gather(-1, both).squeeze(-1) - size).unbind(-1)
+    size = scale * shares.gather(-1, both).squeeze(-1) + _LEAST
+    end = scale * ends.gather(-1, both).squeeze(-1) + _LEAST * (bin_ + 1).to(ends.dtype)
+    (w, h), (x0, y0) = size.unbind(-1), (end - size).unbind(-1)
     slopes = F.pad(parameters[..., 2 * bins :], (1, 1))  # 0 stands for the slope 1
     slopes = F.softplus(slopes.gather(-1, torch.cat([bin_, bin_ + 1], -1)) + _UNIT) + _LEAST
     d0, d1 = slopes.unbind(-1)
@@ -87,14 +96,15 @@ def rational_quadratic(
     else:
         xi = (u - x0) / w
     mixed = xi * (1 - xi)
-    q = s + bend * mixed
+    v = s + bend * mixed
     if not inverse:
-        y = y0 + h * (s * xi * xi + d0 * mixed) / q
-    slope = (s / q).square() * (d1 * xi * xi + 2 * s * mixed + d0 * (1 - xi).square())
+        y = y0 + h * (s * xi * xi + d0 * mixed) / v
     outside = (x.abs() > bound) & (w == w)  # a NaN is not hidden
     y = torch.where(outside, x, 2 * bound * y - bound)
-    log_slope = torch.where(outside, 0.0, slope.log())
-    return y, -log_slope if inverse else log_slope
+    if not with_slope:
+        return y, torch.ones_like(y)
+    slope = (s / v).square() * (d1 * xi * xi + 2 * s * mixed + d0 * (1 - xi).square())
+    return y, torch.where(outside, 1.0, slope)
 
 
 class SplineCoupling(Coupling):
@@ -151,11 +161,21 @@ class SplineCoupling(Coupling):
         """Map data to noise: evaluate the spline."""
         return self._move(x, context, inverse=False)
 
+    def push(
+        self, z: Float[Tensor, "*batch dim"], context: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "*batch dim"]:
+        """``forward`` without the slopes."""
+        a, b = self.split(z)
+        return self.merge(a, _spline(b, self._theta(a, b, context), self.bound, True, False)[0])
+
     def _move(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         a, b = self.split(x)
-        parameters = self.values(a, context).unflatten(-1, (b.shape[-1], -1))
+        parameters = self._theta(a, b, context)
         b, log_slope = rational_quadratic(b, parameters, self.bound, inverse)
         return self.merge(a, b), log_slope.sum(-1)
+
+    def _theta(self, a: Tensor, b: Tensor, context: Tensor | None) -> Tensor:
+        return self.values(a, context).unflatten(-1, (b.shape[-1], -1))
 
 
 class NSF(Flow):
