@@ -138,12 +138,12 @@ def importance_mean(
 
 
 def checked_values(name: str, f: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
-    """Values of a function at n draws, which must be one number each.
+    r"""Values of a function at n draws, which must be one number each.
 
     Args:
         name: name of the function, for the message.
         f: the function.
-        w: the draws, shape (n, *event).
+        w: the draws, shape (n, \*event).
 
     Returns:
         The values, shape (n,).
