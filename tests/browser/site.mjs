@@ -37,6 +37,8 @@ export const MODES = {
   },
 };
 
+const LOADING = 120000; // ms: a busy machine is no failure
+
 export async function open(root, executablePath) {
   const server = http.createServer((request, response) => {
     const name = decodeURIComponent(new URL(request.url, "http://site").pathname);
@@ -75,7 +77,7 @@ export async function visit(site, mode, name, extra = {}) {
     if (message.type() === "error") notes.console.push(message.text());
   });
   page.on("pageerror", (error) => notes.console.push(`pageerror: ${error}`));
-  await page.goto(site.base + name, { waitUntil: "load" });
+  await page.goto(site.base + name, { waitUntil: "load", timeout: LOADING });
   await page.evaluate(() => window.MathJax?.startup?.promise);
   await page.waitForTimeout(150);
   return { page, context, notes };
