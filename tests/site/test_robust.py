@@ -12,31 +12,8 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "ode/solvers": {"avx2", "seeds+2000", "seeds+3000", "threads2"},
-    "ode/adjoint": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
     "ode/odenet": {"avx2", "seeds+2000", "seeds+3000", "threads2"},
-    "ode/augmented": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/coupled": {"seeds+2000", "seeds+3000"},
+    "ode/augmented": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
     "flows/density": {
         "avx2",
         "base",
@@ -50,9 +27,7 @@ PENDING: dict[str, set[str]] = {
     },
     "flows/normalizing": {
         "avx2",
-        "base",
         "mkl",
-        "plain",
         "rounding",
         "seeds+1000",
         "seeds+2000",
@@ -61,9 +36,7 @@ PENDING: dict[str, set[str]] = {
     },
     "flows/continuous": {
         "avx2",
-        "base",
         "mkl",
-        "plain",
         "rounding",
         "seeds+1000",
         "seeds+2000",
