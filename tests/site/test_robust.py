@@ -34,7 +34,17 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "flows/continuous": {"avx2", "rounding", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
+    "flows/continuous": {
+        "avx2",
+        "base",
+        "mkl",
+        "plain",
+        "rounding",
+        "seeds+1000",
+        "seeds+2000",
+        "seeds+3000",
+        "threads2",
+    },
 }
 WITHOUT_SPREADS: set[str] = {
     "flows/continuous",
