@@ -1,7 +1,6 @@
 """Image classifiers whose body is an ODE block, and the residual networks beside them.
 
-Stem, body and head are those of the MNIST experiment that made neural ODEs known, with the width
-and the number of downsamplings left open so that they also fit 8×8 digits.
+They are those of the MNIST experiment that made neural ODEs known; smaller ones fit 8×8 digits.
 """
 
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nodes_tutorial.checks import check_count
 from nodes_tutorial.nets import ACTIVATIONS, reset_parameters
 from nodes_tutorial.ode.odenet.block import ODEBlock
 
@@ -98,8 +98,7 @@ class Classifier(nn.Module):
         body: maps (batch, width, h, w) to the same shape.
         width: channels of the state.
         stem: ``"conv"`` or ``"res"``.
-        downsamplings: number of times that the stem halves the size, after a first 3×3
-            convolution.
+        downsamplings: how often the stem halves the size, after a first 3×3 convolution.
         classes: number of classes.
         groups: groups of a normalization; by default ``min(32, width)``.
         generator: source of the initial weights; None means PyTorch's global one.
@@ -184,7 +183,7 @@ def ODENet(
         A classifier of images (batch, 1, height, width).
 
     Raises:
-        ValueError: unknown ``stem``, or ``groups`` that do not divide ``width``.
+        ValueError: unknown ``stem``, ``width`` below 1, or ``groups`` that do not divide it.
 
     Chapter: prop-odenet-parameters
 
@@ -206,7 +205,7 @@ def RKNet(width: int = 64, *, steps: int = 2, **layout: Any) -> Classifier:
 
     Args:
         width: channels of the state.
-        steps: number of steps on the unit time interval.
+        steps: number of steps on the unit time interval, at least 1.
         **layout: ``groups``, ``activation``, ``stem``, ``downsamplings``, ``classes`` and
             ``generator``, as for ``ODENet``.
 
@@ -218,7 +217,7 @@ def RKNet(width: int = 64, *, steps: int = 2, **layout: Any) -> Classifier:
     >>> RKNet(8, downsamplings=1)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
-    options = {"step_size": 1 / steps}
+    options = {"step_size": 1 / check_count("steps", steps, least=1)}
     return ODENet(width, method="rk4", gradient="direct", options=options, **layout)
 
 
@@ -229,7 +228,7 @@ def ResNet(
 
     Args:
         width: channels of the state.
-        blocks: number of residual blocks of the body.
+        blocks: number of residual blocks of the body, at least 0.
         groups: groups of a normalization; by default ``min(32, width)``.
         **layout: ``stem``, ``downsamplings``, ``classes``, ``generator``, as for ``Classifier``.
 
@@ -241,9 +240,11 @@ def ResNet(
     >>> count_parameters(ResNet())
     576778
     """
+    check_count("blocks", blocks)
     body = nn.Sequential(*(ResBlock(width, 1, groups) for _ in range(blocks)))
     return Classifier(body, width=width, groups=groups, **layout)
 
 
 def _norm(width: int, groups: int | None) -> nn.GroupNorm:
+    check_count("width", width, least=1)
     return nn.GroupNorm(min(32, width) if groups is None else groups, width)

@@ -315,6 +315,15 @@ def test_bad_input_names_the_argument():
         ODEBlock(TimeMLP(2, []), method="rk5")(torch.zeros(1, 2))
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "wrong"),
+    [(RKNet, "steps", 0), (ODENet, "width", 0), (ResNet, "width", 0), (ResNet, "blocks", -1)],
+)
+def test_a_count_that_is_too_small_is_named(make, name, wrong):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        make(**{name: wrong})
+
+
 def test_chapter_prints_the_recorded_run():
     """The table of the long run in the chapter is the record's."""
     record = json.loads((ROOT / "results" / "odenet_mnist.json").read_text())
