@@ -27,7 +27,8 @@ PACKAGES = [
     for name in (
         *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.odenet"),
         *("ode.residual", "ode.solvers", "ode.stability"),
-        *("bayes", "flows", "implicit", "nets", "linalg", "data", "training", "plots"),
+        *("bayes", "flows", "generalization", "implicit"),
+        *("nets", "linalg", "data", "training", "plots"),
     )
 ]
 SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Chapter|References|Examples?):")
