@@ -3,11 +3,13 @@
 The part is flat. Read the modules of a chapter in the order of its line:
 
 inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
+vcd: ``hamiltonian`` ``chains``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """
 
 from nodes_tutorial.bayes.bounds import elbo, importance_weighted_bound
+from nodes_tutorial.bayes.chains import effective_sample_size, r_hat
 from nodes_tutorial.bayes.conjugate import BetaBernoulli, GaussianMean, LinearRegression
 from nodes_tutorial.bayes.divergences import discrete_kl, gaussian_kl
 from nodes_tutorial.bayes.evidence import (
@@ -26,6 +28,7 @@ from nodes_tutorial.bayes.generalized import (
 )
 from nodes_tutorial.bayes.gp import GaussianProcess, squared_exponential
 from nodes_tutorial.bayes.gradients import path_gradients, score_gradients
+from nodes_tutorial.bayes.hamiltonian import Chains, HMCKernel, hmc
 from nodes_tutorial.bayes.loss_scales import bootstrap, loss_scale, sandwich
 from nodes_tutorial.bayes.weights import (
     PriorEvidence,
@@ -36,9 +39,11 @@ from nodes_tutorial.bayes.weights import (
 __all__ = [
     "INVERSE_SLOPES",
     "BetaBernoulli",
+    "Chains",
     "FullRankGaussian",
     "GaussianMean",
     "GaussianProcess",
+    "HMCKernel",
     "LinearRegression",
     "MeanFieldGaussian",
     "PriorEvidence",
@@ -46,11 +51,13 @@ __all__ = [
     "cumulative_cv",
     "discrete_kl",
     "divergence_posterior",
+    "effective_sample_size",
     "elbo",
     "evidence_prior_sampling",
     "gaussian_kl",
     "gibbs_objective",
     "gibbs_posterior",
+    "hmc",
     "importance_mean",
     "importance_weighted_bound",
     "laplace_evidence",
@@ -58,6 +65,7 @@ __all__ = [
     "leave_p_out_from_evidence",
     "loss_scale",
     "path_gradients",
+    "r_hat",
     "sandwich",
     "score_gradients",
     "squared_exponential",
