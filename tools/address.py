@@ -31,6 +31,7 @@ PLACES = {
     "book/intro.md": [
         (r"git\+(https://github\.com/[\w.-]+/[\w-]+)@", "repository"),
         (r"git clone (\S+)", "repository"),
+        (r"colab\.research\.google\.com/github/([\w.-]+/[\w-]+)/", "slug"),
     ],
     "README.md": [
         (r"git\+(https://github\.com/[\w.-]+/[\w-]+)@", "repository"),

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -74,11 +75,16 @@ def address() -> Address:
 @lru_cache(maxsize=1)
 def chapters() -> tuple[Chapter, ...]:
     """The chapters that `_toc.yml` numbers, in its order; numbers run on across the parts."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [
-        entry["file"].removesuffix(".md")
-        for part in toc["parts"]
-        if part.get("numbered")
-        for entry in part["chapters"]
-    ]
+    files = [entry["file"].removesuffix(".md") for part in _parts() for entry in part["chapters"]]
     return tuple(Chapter(name, i) for i, name in enumerate(files, start=1))
+
+
+@lru_cache(maxsize=1)
+def captions() -> dict[str, str]:
+    """What `_toc.yml` calls each part that has chapters: `flows` -> `Normalizing flows`."""
+    return {part["chapters"][0]["file"].split("/")[1]: part["caption"] for part in _parts()}
+
+
+def _parts() -> list[dict[str, Any]]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [part for part in toc["parts"] if part.get("numbered")]

@@ -26,9 +26,12 @@ from . import (  # noqa: E402
     failures,
     findings,
     finish,
+    front,
     launch,
+    neighbours,
     offline,
     provenance,
+    report,
     results,
 )
 
@@ -45,6 +48,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
         failures,
         docstrings,
         launch,
+        front,
+        neighbours,
+        report,
         provenance,
         results,
         finish,  # last, for it checks what the others made
