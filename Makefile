@@ -14,7 +14,7 @@ SOURCES := $(shell find book nodes_tutorial tests tools notebooks results -type 
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: book test serve chapter bench robust unit lint notebooks notebooks-here address clean
+.PHONY: book test serve chapter pdf bench robust unit lint notebooks notebooks-here address clean
 .DELETE_ON_ERROR:
 
 book: $(HTML)/.stamp
@@ -37,6 +37,10 @@ chapter: .venv/.stamp
 	$(BIN)/jupyter-book build -q . || true
 	@echo "http://127.0.0.1:$(PORT)/book/$(C).html"
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
+
+# a PDF of each chapter, linked from its page; needs Chromium and Node.js
+pdf: $(HTML)/.stamp
+	$(BIN)/python -m tools.pdf
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks.ode $(RECORD)

@@ -49,6 +49,26 @@ await act("menu", name, "phone", async (page) => {
   await page.waitForTimeout(500);
   return page.locator("#pst-primary-sidebar a:visible, dialog a:visible").count();
 });
+for (const [what, mine] of [["tip here", true], ["tip elsewhere", false]]) {
+  await act(what, name, "light", async (page) => {
+    const wanted = `.bd-article a.internal[href${mine ? "^" : "*"}='#']`;
+    const links = page.locator(wanted).filter({ hasText: /^(Theorem|Lemma|Definition) / });
+    const others = await links.evaluateAll(
+      (all, here) => all.findIndex((link) => (link.pathname === location.pathname) === here),
+      mine,
+    );
+    const link = links.nth(others);
+    const text = await link.textContent();
+    await link.scrollIntoViewIfNeeded();
+    await link.hover();
+    const tip = page.locator("[role=tooltip]");
+    await tip.waitFor({ timeout: 15000 });
+    await page.waitForFunction(() => document.querySelector("[role=tooltip] mjx-container"));
+    const seen = await tip.textContent();
+    await page.keyboard.press("Escape");
+    return { text, seen, left: await tip.count() };
+  });
+}
 if (sliderPage) {
   await act("slider", sliderPage, "light", async (page) => {
     const slider = page.locator(".cell_output input[type=range]").first();

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools.project import address
+
 ROOT = Path(__file__).resolve().parents[2]
 MODES = ("light", "dark", "phone")
 pytestmark = pytest.mark.browser
@@ -104,3 +106,18 @@ def test_slider_moves(done):
 @pytest.mark.parametrize("done", ["solution"], indirect=True)
 def test_solution_unfolds(done):
     assert done["before"] != done["after"]
+
+
+@pytest.mark.parametrize("done", ["tip here", "tip elsewhere"], indirect=True)
+def test_a_reference_shows_its_statement(done):
+    assert done["seen"].strip().startswith(done["text"]), done
+    assert len(done["seen"]) > 80, "a title alone is no statement"
+    assert done["left"] == 0, "Escape closes it"
+
+
+def test_a_chapter_is_printed(node, tmp_path):
+    name = CHAPTER.removesuffix(".html").replace("/", "-")
+    written = node("pdf.mjs", address().site, str(tmp_path), CHAPTER)
+    assert written[CHAPTER] > 100_000
+    if (file := tmp_path / f"{name}.pdf").is_file():  # another worker may have printed it
+        assert file.read_bytes().startswith(b"%PDF")

@@ -23,6 +23,7 @@ from . import (  # noqa: E402
     bibliography,
     claims,
     docstrings,
+    dots,
     failures,
     findings,
     finish,
@@ -53,6 +54,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         report,
         provenance,
         results,
+        dots,
         finish,  # last, for it checks what the others made
     ):
         module.setup(app)
