@@ -1,7 +1,12 @@
 """``python -m nodes_tutorial.experiments``: the runs behind the page of results."""
 
 from nodes_tutorial.experiments.command import app
-from nodes_tutorial.experiments.commands import flows, implicit, ode  # noqa: F401  they add commands
+from nodes_tutorial.experiments.commands import (  # noqa: F401  they add commands
+    flows,
+    generalization,
+    implicit,
+    ode,
+)
 
 if __name__ == "__main__":
     app()
