@@ -332,7 +332,7 @@ def test_quadratics_and_their_mean(measured):
     assert float(wide) < 0.1 * (1 / 0.02)
 
 
-@pytest.mark.claim("obs-implicit-penalty")
+@pytest.mark.claim("obs-implicit-regularization-penalty")
 def test_record_of_the_explicit_penalty():
     rows = json.loads((ROOT / "results" / "penalty.json").read_text())["rows"]
     assert [row["seed"] for row in rows] == [0, 1, 2]
