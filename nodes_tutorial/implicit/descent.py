@@ -1,6 +1,7 @@
 """Minima of many smooth problems side by side: Newton's method on products with the Hessian."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,11 +10,16 @@ from torch import Tensor
 from nodes_tutorial.checks import check_count, check_number, check_points
 from nodes_tutorial.implicit.errors import StationarityError
 from nodes_tutorial.implicit.inverse import of_task
+from nodes_tutorial.implicit.trees import check_own_rows
 from nodes_tutorial.linalg import cg, hessian_operator
 
 
 def _rows(product: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda v: product(v.view_as(x)).view_as(v)
+
+
+def _pulled(value: Tensor, leaf: Tensor, covector: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, leaf, covector, retain_graph=True)
 
 
 @torch.no_grad()
@@ -45,7 +51,8 @@ def newton_cg(
 
     Raises:
         TypeError: x0 is not a floating-point tensor, a number of another type.
-        ValueError: a number below its least value, a loss of another shape.
+        ValueError: a number below its least value, a loss of another shape, or one that sees the
+            entries of other tasks.
         StationarityError: the gradient is above ``tol`` after ``max_steps``.
 
     Chapter: prop-hyperparameters-distance
@@ -67,9 +74,13 @@ def newton_cg(
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             value = loss(leaf)
+            if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
+                raise ValueError(
+                    f"loss must return one number a task, got shape {tuple(value.shape)}"
+                )
+            if k == 0 and value.ndim:
+                check_own_rows("loss", partial(_pulled, value, leaf), value, 1)
             (slope,) = torch.autograd.grad(value.sum(), leaf)
-        if value.ndim > 1 or (value.ndim == 1 and value.shape != x.shape[:1]):
-            raise ValueError(f"loss must return one number a task, got shape {tuple(value.shape)}")
         value = value.detach()
         g = slope.flatten() if value.ndim == 0 else slope.flatten(1)
         norm = torch.linalg.vector_norm(g, dim=-1)

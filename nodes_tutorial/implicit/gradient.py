@@ -10,7 +10,7 @@ from torch import Tensor
 from nodes_tutorial.checks import check_count, check_number
 from nodes_tutorial.implicit.errors import StationarityError
 from nodes_tutorial.implicit.inverse import SOLVERS, Hessian, Solution, of_task, solve
-from nodes_tutorial.implicit.trees import Leaves, joined, split, value_of
+from nodes_tutorial.implicit.trees import Leaves, check_own_rows, joined, split, value_of
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -61,6 +61,10 @@ def hypergradient(
     the sum of the validation losses is differentiated; ``hyper`` may be shared. The path by which
     ``params`` were found plays no role, and no memory is needed for it.
 
+    A ``hyper`` that a loss broadcasts to a number, as one decay for each column where one for each
+    weight was meant, makes another loss and cannot be told from the one that was meant. Where the
+    losses become one for each task, they must see their own rows.
+
     Args:
         train_loss: :math:`L_T`, of which ``params`` are a minimum.
         val_loss: :math:`L_V`, the loss whose derivative is wanted.
@@ -81,8 +85,8 @@ def hypergradient(
 
     Raises:
         TypeError: a leaf or a loss is no floating-point tensor, a number of another type.
-        ValueError: an unknown solver; a loss or leaf of another shape; ``params`` that do not enter
-            both losses; a leaf of ``hyper`` that enters neither the training gradient nor the
+        ValueError: an unknown solver; a loss or leaf of another shape; a task whose loss sees the
+            row of another; ``params`` that do not enter both losses; a leaf of ``hyper`` that enters neither the training gradient nor the
             validation loss: its derivative is not zero, it is not known here.
         StationarityError: the training gradient is above its bound.
         IndefiniteError: H is not positive definite.
@@ -125,6 +129,8 @@ def hypergradient(
                 f"val_loss must return the shape of train_loss, {tuple(value.shape)}, "
                 f"got {tuple(outer.shape)}"
             )
+        _check_tasks("train_loss", value, theta)
+        _check_tasks("val_loss", outer, theta)
         direct = _parts(outer.sum(), [*theta.tensors, *lam.tensors])
     g, direct = direct[: len(theta.tensors)], direct[len(theta.tensors) :]
     if all(part is None for part in g):
@@ -156,6 +162,18 @@ def _report(
     return HypergradientReport(
         found.residual, norm, relative, found.curvature, found.alpha, products, solver
     )
+
+
+def _check_tasks(name: str, value: Tensor, theta: Leaves) -> None:
+    if value.ndim == 0 or not value.requires_grad:
+        return
+
+    def pull(covector: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(
+            value, theta.tensors, covector, retain_graph=True, allow_unused=True
+        )
+
+    check_own_rows(name, pull, value, 1)
 
 
 def _slopes(name: str, value: Tensor, theta: Leaves) -> list[Tensor]:

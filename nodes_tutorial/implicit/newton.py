@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nodes_tutorial.implicit.errors import RootError, SingularError
 from nodes_tutorial.implicit.inverse import of_task
+from nodes_tutorial.implicit.trees import check_own_rows
 from nodes_tutorial.linalg import IndefiniteError
 
 Solver = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -79,8 +80,10 @@ class Newton:
             RootError: no root was found, or the one that ``solver`` returned is none.
             SingularError: the derivative there cannot be inverted.
             IndefiniteError: it is a stationary point, and no minimum.
+            ValueError: a problem of a batch depends on the row of another.
         """
         x = x0.clone()
+        self._check_rows(x, tensors)
         most = self.steps
         if self.solver is not None:
             found = self.solver(lambda x: self.fun(x, *tensors), x)
@@ -107,6 +110,11 @@ class Newton:
             value, J = self.linear(x, tensors)
         self._check(value, J, first, size, scale)
         return x
+
+    def _check_rows(self, x: Tensor, tensors: Sequence[Tensor]) -> None:
+        if self.batch:
+            value, pull = torch.func.vjp(lambda x: self.fun(x, *tensors), x)[:2]
+            check_own_rows("f" if self.minimum else "F", pull, value, self.batch)
 
     def _step(self, value: Tensor, J: Tensor) -> Tensor:
         if not (value.isfinite().all() and J.isfinite().all()):

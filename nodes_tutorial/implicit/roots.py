@@ -47,7 +47,8 @@ def root(
 
     Raises:
         TypeError: x0 is not a floating-point tensor, F returns none, a number of another type.
-        ValueError: F returns another shape or closes over a tensor with a gradient.
+        ValueError: F returns another shape, closes over a tensor with a gradient, or lets one
+            problem of a batch depend on another.
         RootError: no root was found, or ``solver`` returned something else.
         SingularError: the derivative of F cannot be inverted at the root.
 
@@ -96,7 +97,8 @@ def argmin(
 
     Raises:
         TypeError: x0 is not a floating-point tensor, f returns none, a number of another type.
-        ValueError: f returns another shape or closes over a tensor with a gradient.
+        ValueError: f returns another shape, closes over a tensor with a gradient, or lets one
+            problem of a batch depend on another.
         RootError: the gradient does not vanish where the search ended.
         IndefiniteError: it vanishes at a point that is no minimum.
         SingularError: the Hessian cannot be inverted there.

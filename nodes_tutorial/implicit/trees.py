@@ -111,3 +111,38 @@ def value_of(name: str, loss: Callable[[Any, Any], Tensor], params: Any, hyper: 
             "do the shapes of params and hyper match?"
         )
     return value
+
+
+def check_own_rows(
+    name: str, pull: Callable[[Tensor], Sequence[Tensor | None]], value: Tensor, lead: int
+) -> None:
+    """Refuse values of tasks that move with the rows of other tasks.
+
+    Every second task is pulled back. No other row may then have a gradient, which it has where a
+    shape was broadcast.
+
+    Args:
+        name: name of the function, for messages.
+        pull: from a covector of ``value`` to one of each tensor that has the tasks in front.
+        value: what the function returned, with ``lead`` axes of tasks in front.
+        lead: number of these axes.
+
+    Raises:
+        ValueError: a task depends on the row of another.
+    """
+    shape = value.shape[:lead]
+    rows = shape.numel()
+    if rows < 2:
+        return
+    pulled = torch.arange(rows, device=value.device) % 2 == 0
+    covector = pulled.to(value.dtype).reshape(*shape, *(1,) * (value.ndim - lead))
+    for part in pull(covector.expand_as(value).contiguous()):
+        if part is None:
+            continue
+        found = part.detach().reshape(rows, -1).abs()
+        if found[~pulled].max() > torch.finfo(found.dtype).eps ** 0.5 * found.max():
+            raise ValueError(
+                f"{name} must see for each of its {rows} tasks the row of this task alone, got "
+                f"{tuple(value.shape)} values that depend on the rows of others; was a shape "
+                "broadcast?"
+            )
