@@ -1,4 +1,4 @@
-"""Commands for gradients through an optimum: `imaml`, `distill`."""
+"""Commands for gradients through an optimum: `imaml`, `sinusoids`, `distill`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -78,6 +78,47 @@ def imaml(
                 f"{method} rate {rate:g} seed {seed}: {last['accuracy']:.3f} "
                 f"after {last['seconds']:.0f} s, pixels {row['pixels']:.3f}"
             )
+
+
+@app.command()
+def sinusoids(
+    method: Annotated[str, typer.Option(help="maml or imaml")] = "imaml",
+    steps: Annotated[int, typer.Option(help="updates of the initial weights")] = 1000,
+    rates: Annotated[str, typer.Option(help="learning rates of Adam, with commas")] = "0.01",
+    tasks: Annotated[int, typer.Option(help="tasks an update")] = 25,
+    lam: Annotated[float, typer.Option(help="weight of imaml's penalty")] = 2.0,
+    inner_steps: Annotated[int, typer.Option(help="inner steps of imaml")] = 16,
+    looks: Annotated[int, typer.Option(help="tests, evenly over the updates")] = 10,
+    seeds: Seeds = "0",
+    checkpoint: Checkpoint = None,
+    every: Every = 100,
+    threads: Threads = 1,
+    out: Out = Path("results/sinusoids.json"),
+) -> None:
+    """Meta-train a small network on sinusoids, all seeds as one batch, and record its errors."""
+    from nodes_tutorial.experiments.record import append
+    from nodes_tutorial.experiments.sinusoids import KEY, Run, execute
+
+    with running(threads):
+        for rate in decimals(rates, "rates"):
+            run = Run(
+                method=method,
+                steps=steps,
+                rate=rate,
+                tasks=tasks,
+                lam=lam,
+                inner_steps=inner_steps,
+                looks=looks,
+            )
+            path = checkpoint_of(checkpoint, method, f"{rate:g}", seeds)
+            rows, _ = execute(run, list(numbers(seeds, "seeds")), checkpoint=path, every=every)
+            for row in rows:
+                append(out, row, KEY)
+                last = row["curve"][-1]
+                typer.echo(
+                    f"{method} rate {rate:g} seed {row['seed']}: {last['before']:.3f} before, "
+                    f"{last['adapted']:.3f} adapted after {last['seconds']:.0f} s"
+                )
 
 
 @app.command()
