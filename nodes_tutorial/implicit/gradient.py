@@ -61,9 +61,8 @@ def hypergradient(
     the sum of the validation losses is differentiated; ``hyper`` may be shared. The path by which
     ``params`` were found plays no role, and no memory is needed for it.
 
-    A ``hyper`` that a loss broadcasts to a number, as one decay for each column where one for each
-    weight was meant, makes another loss and cannot be told from the one that was meant. Where the
-    losses become one for each task, they must see their own rows.
+    A ``hyper`` that is broadcast within a loss, as one decay a column where one a weight was meant,
+    makes another loss and cannot be seen here. Losses that become one for each task are checked.
 
     Args:
         train_loss: :math:`L_T`, of which ``params`` are a minimum.
@@ -86,8 +85,8 @@ def hypergradient(
     Raises:
         TypeError: a leaf or a loss is no floating-point tensor, a number of another type.
         ValueError: an unknown solver; a loss or leaf of another shape; a task whose loss sees the
-            row of another; ``params`` that do not enter both losses; a leaf of ``hyper`` that enters neither the training gradient nor the
-            validation loss: its derivative is not zero, it is not known here.
+            row of another; ``params`` that do not enter both losses; a leaf of ``hyper`` that
+            enters neither the training gradient nor the validation loss: no derivative is known.
         StationarityError: the training gradient is above its bound.
         IndefiniteError: H is not positive definite.
         ResidualError: "cg" stopped above ``stationary``.
@@ -167,13 +166,8 @@ def _report(
 def _check_tasks(name: str, value: Tensor, theta: Leaves) -> None:
     if value.ndim == 0 or not value.requires_grad:
         return
-
-    def pull(covector: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            value, theta.tensors, covector, retain_graph=True, allow_unused=True
-        )
-
-    check_own_rows(name, pull, value, 1)
+    many = {"retain_graph": True, "allow_unused": True}
+    check_own_rows(name, lambda c: torch.autograd.grad(value, theta.tensors, c, **many), value, 1)
 
 
 def _slopes(name: str, value: Tensor, theta: Leaves) -> list[Tensor]:
