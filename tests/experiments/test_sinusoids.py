@@ -43,9 +43,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(method, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         sinusoids.execute(run, [0, 1], checkpoint=checkpoint, every=1, progress=False)
     monkeypatch.setattr(sinusoids, "fit", fit)
-    again, resumed = sinusoids.execute(
-        run, [0, 1], checkpoint=checkpoint, every=1, progress=False
-    )
+    again, resumed = sinusoids.execute(run, [0, 1], checkpoint=checkpoint, every=1, progress=False)
     assert lasting(again) == lasting(whole)
     assert torch.equal(theta, resumed)
     assert [point["steps"] for point in whole[0]["curve"]] == [1, 2, 3]
