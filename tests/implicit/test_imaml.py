@@ -646,6 +646,25 @@ def test_record_says_what_the_chapter_says():
     assert all(row["pixels"] < point["accuracy"] for row, point in zip(rows, other, strict=False))
 
 
+@pytest.mark.claim("obs-imaml-sinusoids")
+def test_record_of_sinusoids_says_what_the_chapter_says():
+    path = Path(__file__).parents[2] / "results" / "sinusoids.json"
+    every = [row for row in json.loads(path.read_text())["rows"] if row["seed"] < 5]
+    ends = {}
+    for method, rate in (("maml", 0.01), ("imaml", 0.003), ("imaml", 0.01)):
+        rows = [row for row in every if (row["method"], row["rate"]) == (method, rate)]
+        assert [row["seed"] for row in rows] == [0, 1, 2, 3, 4]
+        assert len({(r["parameters"], r["settings"]["tasks"]) for r in rows}) == 1
+        ends[method, rate] = [row["curve"][-1] for row in rows]
+    errors = {key: [point["adapted"] for point in points] for key, points in ends.items()}
+    means = {key: sum(found) / 5 for key, found in errors.items()}
+    assert means["imaml", 0.003] - means["maml", 0.01] > 0.1
+    assert min(errors["imaml", 0.003]) > max(errors["maml", 0.01])
+    assert means["imaml", 0.003] < means["imaml", 0.01]  # the rate that is shown favours iMAML
+    assert ends["maml", 0.01][0]["seconds"] < ends["imaml", 0.003][0]["seconds"]
+    assert max(map(max, errors.values())) < Sinusoids(10, 10).floors()["function"] / 2
+
+
 # --- the package ---------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posteri
 flows.matching.flow_matching_loss training.fit
 linalg.hvp linalg.cg linalg.neumann linalg.lanczos linalg.ggn
 implicit.hypergradient implicit.root implicit.argmin implicit.fixed_point implicit.newton_cg
+generalization.fisher_matrix generalization.empirical_fisher generalization.gauss_newton
 generalization.modified_flow generalization.modified_loss generalization.minibatch_descent
 """.split()
 
