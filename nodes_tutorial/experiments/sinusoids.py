@@ -89,7 +89,7 @@ def execute(
     clock, curves = Clock(), _Curves()
     looks = {round(run.steps * (k + 1) / run.looks) - 1 for k in range(run.looks)}
 
-    def step(i: int) -> dict[str, Tensor]:
+    def step(i: int) -> dict[str, Tensor | float]:
         begin = time.process_time()
         drawn = [family.sample(run.tasks, generator) for generator in draws.values()]
         tasks = Tasks(*(torch.stack(parts) for parts in zip(*drawn, strict=True)))

@@ -18,6 +18,10 @@ class Curvature:
     trainable parameters of the module, in its order. ``fisher_matrix``, ``empirical_fisher`` and
     ``gauss_newton`` make it.
 
+    Args:
+        rows: the module at the inputs.
+        s: covectors of the outputs.
+
     Attributes:
         route: "layers" where the module is made of ``nn.Linear`` layers and no row is formed for
             the diagonal and the Gram matrix, "examples" where each row is formed.

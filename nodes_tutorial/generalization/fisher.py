@@ -22,7 +22,7 @@ def fisher_matrix(module: nn.Module, x: Tensor, *, likelihood: Likelihood) -> Cu
 
     Args:
         module: from inputs to rows of outputs; each example alone.
-        x: inputs (n, ...).
+        x: the inputs (n, ...), one example each.
         likelihood: the law of a target, given outputs.
 
     Returns:
@@ -58,7 +58,7 @@ def empirical_fisher(
 
     Args:
         module: as for ``fisher_matrix``.
-        x: inputs (n, ...).
+        x: the inputs (n, ...), one example each.
         y: targets of the data.
         likelihood: as for ``fisher_matrix``.
 
@@ -95,7 +95,7 @@ def gauss_newton(module: nn.Module, x: Tensor, y: Tensor, *, likelihood: Likelih
 
     Args:
         module: as for ``fisher_matrix``.
-        x: inputs (n, ...).
+        x: the inputs (n, ...), one example each.
         y: targets of the data.
         likelihood: as for ``fisher_matrix``.
 

@@ -37,7 +37,7 @@ def gaussian(variance: float | int = 1.0) -> Likelihood:
     r"""Targets with independent Gaussian errors of one variance: :math:`y\sim N(f,\sigma^2I)`.
 
     Args:
-        variance: :math:`\sigma^2`.
+        variance: the variance :math:`\sigma^2` of each target.
 
     Returns:
         The likelihood; targets have the shape of the outputs.
@@ -88,12 +88,7 @@ def bernoulli() -> Likelihood:
         drawn = torch.rand(f.shape, generator=generator, dtype=f.dtype, device=f.device)
         return (drawn < f.sigmoid()).to(f.dtype)
 
-    def check(f: Tensor, y: Tensor | None) -> None:
-        _like(f, y)
-        if y is not None and not ((y >= 0) & (y <= 1)).all():
-            raise ValueError(f"y must lie in [0, 1], got {float(y.min()):g} to {float(y.max()):g}")
-
-    return Likelihood("bernoulli", lambda f, y: (softplus(f) - y * f).sum(1), root, sample, check)
+    return Likelihood("bernoulli", lambda f, y: (softplus(f) - y * f).sum(1), root, sample, _bits)
 
 
 def categorical() -> Likelihood:
@@ -122,21 +117,7 @@ def categorical() -> Likelihood:
     def sample(f: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.multinomial(f.softmax(1), 1, generator=generator).squeeze(1)
 
-    def check(f: Tensor, y: Tensor | None) -> None:
-        if y is None:
-            return
-        if y.is_floating_point() or y.shape != f.shape[:1]:
-            raise ValueError(
-                f"y must be one class for each of the {len(f)} rows, got shape {tuple(y.shape)} "
-                f"of {y.dtype}"
-            )
-        if not ((y >= 0) & (y < f.shape[1])).all():
-            raise ValueError(
-                f"y must be classes from 0 to {f.shape[1] - 1}, got {int(y.min())} to "
-                f"{int(y.max())}"
-            )
-
-    return Likelihood("categorical", loss, root, sample, check)
+    return Likelihood("categorical", loss, root, sample, _classes)
 
 
 def gaussian_scale() -> Likelihood:
@@ -149,9 +130,9 @@ def gaussian_scale() -> Likelihood:
 
     >>> import torch
     >>> from nodes_tutorial.generalization import gaussian_scale
-    >>> gaussian_scale().root(torch.zeros(1, 2)).square()
-    tensor([[[1., 0.],
-             [0., 2.]]])
+    >>> gaussian_scale().root(torch.zeros(1, 2))
+    tensor([[[1.0000, 0.0000],
+             [0.0000, 1.4142]]])
     """
 
     def loss(f: Tensor, y: Tensor) -> Tensor:
@@ -166,12 +147,7 @@ def gaussian_scale() -> Likelihood:
         noise = torch.randn((len(f), 1), generator=generator, dtype=f.dtype, device=f.device)
         return f[:, :1] + f[:, 1:].exp() * noise
 
-    def check(f: Tensor, y: Tensor | None) -> None:
-        if f.shape[1] != 2:
-            raise ValueError(f"module must have two outputs, mean and log scale, got {f.shape[1]}")
-        _like(f[:, :1], y)
-
-    return Likelihood("gaussian_scale", loss, root, sample, check)
+    return Likelihood("gaussian_scale", loss, root, sample, _mean_and_scale)
 
 
 def _like(f: Float[Tensor, "n out"], y: Tensor | None) -> None:
@@ -180,3 +156,29 @@ def _like(f: Float[Tensor, "n out"], y: Tensor | None) -> None:
             f"y must be floating-point numbers of shape {tuple(f.shape)}, got {tuple(y.shape)} of "
             f"{y.dtype}"
         )
+
+
+def _bits(f: Tensor, y: Tensor | None) -> None:
+    _like(f, y)
+    if y is not None and not ((y >= 0) & (y <= 1)).all():
+        raise ValueError(f"y must lie in [0, 1], got {float(y.min()):g} to {float(y.max()):g}")
+
+
+def _classes(f: Tensor, y: Tensor | None) -> None:
+    if y is None:
+        return
+    if y.is_floating_point() or y.shape != f.shape[:1]:
+        raise ValueError(
+            f"y must be one class for each of the {len(f)} rows, got shape {tuple(y.shape)} "
+            f"of {y.dtype}"
+        )
+    if not ((y >= 0) & (y < f.shape[1])).all():
+        raise ValueError(
+            f"y must be classes from 0 to {f.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
+        )
+
+
+def _mean_and_scale(f: Tensor, y: Tensor | None) -> None:
+    if f.shape[1] != 2:
+        raise ValueError(f"module must have two outputs, mean and log scale, got {f.shape[1]}")
+    _like(f[:, :1], y)

@@ -28,7 +28,7 @@ class Rows:
 
     Args:
         module: outputs of one example must not depend on others.
-        x: inputs (n, ...).
+        x: the inputs (n, ...), one example each.
 
     Raises:
         ValueError: no trainable parameter, no examples, outputs that are no rows, or an output
