@@ -3,7 +3,7 @@
 The part is flat. Read the modules of a chapter in the order of its line:
 
 inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
-vcd: ``hamiltonian`` ``chains``
+vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``chains``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """
@@ -29,7 +29,13 @@ from nodes_tutorial.bayes.generalized import (
 from nodes_tutorial.bayes.gp import GaussianProcess, squared_exponential
 from nodes_tutorial.bayes.gradients import path_gradients, score_gradients
 from nodes_tutorial.bayes.hamiltonian import Chains, HMCKernel, hmc
+from nodes_tutorial.bayes.linear_kernel import (
+    isotropic_vcd,
+    isotropic_vcd_scale,
+    leapfrog_mixing,
+)
 from nodes_tutorial.bayes.loss_scales import bootstrap, loss_scale, sandwich
+from nodes_tutorial.bayes.vcd import VCDGradient, vcd_gradient
 from nodes_tutorial.bayes.weights import (
     PriorEvidence,
     evidence_prior_sampling,
@@ -47,6 +53,7 @@ __all__ = [
     "LinearRegression",
     "MeanFieldGaussian",
     "PriorEvidence",
+    "VCDGradient",
     "bootstrap",
     "cumulative_cv",
     "discrete_kl",
@@ -60,7 +67,10 @@ __all__ = [
     "hmc",
     "importance_mean",
     "importance_weighted_bound",
+    "isotropic_vcd",
+    "isotropic_vcd_scale",
     "laplace_evidence",
+    "leapfrog_mixing",
     "leave_p_out",
     "leave_p_out_from_evidence",
     "loss_scale",
@@ -70,4 +80,5 @@ __all__ = [
     "score_gradients",
     "squared_exponential",
     "subset_masks",
+    "vcd_gradient",
 ]

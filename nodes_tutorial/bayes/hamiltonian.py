@@ -133,13 +133,13 @@ class HMCKernel:
     r"""A few steps of Hamiltonian Monte Carlo with nothing adapted, as a map of points.
 
     With ``adjust`` the law with density p is invariant. Without it every path is accepted; then
-    what stays invariant differs from p by :math:`O(\varepsilon^2)`.
+    what stays invariant differs from p by :math:`O(h^2)`.
 
     Attributes:
         log_prob: logarithm of the density p, as for ``hmc``.
         steps: number of steps t.
         leapfrog: steps of the integrator in one path.
-        step_size: step ε of the integrator.
+        step_size: step h of the integrator.
         jitter: share of ``step_size`` by which it varies between paths, as for ``hmc``.
         adjust: whether a path is accepted or refused by its energy error.
 

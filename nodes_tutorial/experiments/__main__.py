@@ -2,6 +2,7 @@
 
 from nodes_tutorial.experiments.command import app
 from nodes_tutorial.experiments.commands import (  # noqa: F401  they add commands
+    bayes,
     flows,
     generalization,
     implicit,

@@ -32,6 +32,7 @@ flows.matching.flow_matching_loss linalg.hvp training.fit
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
 bayes.elbo bayes.evidence_prior_sampling bayes.MeanFieldGaussian
 bayes.hmc bayes.r_hat bayes.effective_sample_size bayes.HMCKernel
+bayes.vcd_gradient bayes.vcd.vcd_gradient
 bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posterior
 flows.matching.flow_matching_loss training.fit
 linalg.hvp linalg.cg linalg.neumann linalg.lanczos linalg.ggn
