@@ -1,11 +1,11 @@
 """The variational contrastive divergence: a law that a Markov kernel cannot improve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from nodes_tutorial.bayes.weights import checked_values
 from nodes_tutorial.checks import check_count, check_generator, check_points
@@ -23,9 +23,9 @@ class TrainedLaw(Protocol):
         self, n: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]: ...
 
-    def log_prob(self, x: Tensor) -> Tensor: ...
+    def log_prob(self, x: Tensor, /) -> Tensor: ...
 
-    def named_parameters(self) -> object: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
 class VCDGradient(NamedTuple):
