@@ -3,7 +3,7 @@
 The part is flat. Read the modules of a chapter in the order of its line:
 
 inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
-vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``chains``
+vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``step_size`` ``chains``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nodes_tutorial.bayes.step_size import DualAveraging
 from nodes_tutorial.bayes.weights import checked_values
 from nodes_tutorial.checks import check_count, check_generator, check_number, check_points, draw
 from nodes_tutorial.ode.stability.symplectic import leapfrog as integrate
 
 DIVERGENT = 1000.0  # energy error in nats above which a path has left the right one; Stan's value
-_SHRINKAGE, _DELAY, _FORGETTING = 0.05, 10, 0.75  # of dual averaging, as published
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -85,6 +85,8 @@ def hmc(
         ValueError: a number out of range, ``x0`` is no matrix with a row, ``log_prob`` returns
             another shape than (chains,), is not finite at ``x0``, or has no derivative there.
 
+    Chapter: prop-vcd-leapfrog
+
     References: Duane et al. (1987); Neal (2011), sections 5.2 and 5.3; Hoffman and Gelman
         (2014), section 3.2.
 
@@ -110,10 +112,10 @@ def hmc(
         raise ValueError("x0 must lie where log_prob is finite, got a row where it is not")
     h = x0.new_tensor(step_size)
     early = torch.zeros((), dtype=torch.long, device=x0.device)
-    tuner = _DualAveraging(h, target)
+    tuner = DualAveraging(h, target)
     for i in range(warmup):
         if i and i == warmup // 2:  # the first half found the order of magnitude
-            tuner = _DualAveraging(tuner.averaged(), target)
+            tuner = DualAveraging(tuner.averaged(), target)
         move = _move(potential, leapfrog, _jittered(tuner.h, jitter, x0, generator), generator)
         tuner.update(move.accept.mean())
         early += move.divergent.sum()
@@ -146,6 +148,8 @@ class HMCKernel:
     Raises:
         TypeError: a number of another type.
         ValueError: a number out of range.
+
+    Chapter: def-vcd-divergence
 
     References: Neal (2011), section 5.3; Ruiz and Titsias (2019), section 4.
 
@@ -235,27 +239,6 @@ def _move(
         u = draw(torch.rand, accept.shape, generator, dtype=x.dtype, device=x.device)
         potential.choose(u < accept, x, value, gradient)
     return _Move(accept, error, divergent)
-
-
-class _DualAveraging:
-    """Nesterov's dual averaging of the logarithm of the step size."""
-
-    def __init__(self, h: Tensor, target: float) -> None:
-        self.h, self.target = h, target
-        self.centre = math.log(10) + h.log()  # tries large steps first
-        self.missing, self.log_mean, self.count = torch.zeros_like(h), torch.zeros_like(h), 0
-
-    def update(self, accept: Tensor) -> None:
-        self.count += 1
-        share = 1 / (self.count + _DELAY)
-        self.missing = (1 - share) * self.missing + share * (self.target - accept)
-        log_h = self.centre - math.sqrt(self.count) / _SHRINKAGE * self.missing
-        weight = self.count**-_FORGETTING
-        self.log_mean = weight * log_h + (1 - weight) * self.log_mean
-        self.h = log_h.exp()
-
-    def averaged(self) -> Tensor:
-        return self.log_mean.exp()
 
 
 def _jittered(h: Tensor, jitter: float, x: Tensor, generator: torch.Generator | None) -> Tensor:
