@@ -65,6 +65,7 @@ from nodes_tutorial.flows import (
     wasserstein2,
 )
 from nodes_tutorial.flows.natural import NaturalGradient
+from nodes_tutorial.generalization import bernoulli, categorical, gaussian, gaussian_scale
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -306,6 +307,13 @@ COMPUTED = {
     "divergence": (
         lambda: None, [rows(3, 8), rows(3, 8)],
         lambda f, x, p: divergence_posterior(x, p, "hellinger"), True,
+    ),
+    "roots of outputs": (
+        lambda: None, [rows(6, 2)],
+        lambda f, x: sum(
+            law.root(x).sum() + law.sample(x, None).sum()
+            for law in (bernoulli(), gaussian(), gaussian_scale())
+        ) + categorical().root(x).sum(), None,
     ),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
