@@ -12,9 +12,7 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "ode/odenet": {"avx2", "seeds+2000", "seeds+3000", "threads2"},
-    "ode/augmented": {"seeds+1000", "seeds+2000", "seeds+3000"},
-    "flows/density": {
+    "bayes/vcd": {
         "avx2",
         "base",
         "mkl",
@@ -25,16 +23,7 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "flows/normalizing": {
-        "avx2",
-        "mkl",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "flows/continuous": {
+    "generalization/implicit_regularization": {
         "avx2",
         "base",
         "mkl",
@@ -47,16 +36,10 @@ PENDING: dict[str, set[str]] = {
     },
 }
 WITHOUT_SPREADS: set[str] = {
-    "flows/continuous",
-    "flows/density",
+    "bayes/vcd",
     "flows/ffjord",
     "flows/matching",
-    "flows/normalizing",
-    "ode/adjoint",
-    "ode/augmented",
-    "ode/coupled",
-    "ode/odenet",
-    "ode/solvers",
+    "generalization/implicit_regularization",
 }
 
 
