@@ -4,14 +4,24 @@ The part is flat. Read the modules of a chapter in the order of its line:
 
 inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
 vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``step_size`` ``chains``
+vcd: ``hamiltonian`` ``chains``
+networks: ``flat`` ``priors`` ``networks`` ``sgld`` ``ensembles`` ``laplace`` ``calibration``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """
 
 from nodes_tutorial.bayes.bounds import elbo, importance_weighted_bound
+from nodes_tutorial.bayes.calibration import (
+    auroc,
+    confidence_bins,
+    coverage,
+    ece,
+    temperature_scale,
+)
 from nodes_tutorial.bayes.chains import effective_sample_size, r_hat
 from nodes_tutorial.bayes.conjugate import BetaBernoulli, GaussianMean, LinearRegression
 from nodes_tutorial.bayes.divergences import discrete_kl, gaussian_kl
+from nodes_tutorial.bayes.ensembles import DropoutMLP, Ensemble, mixture_moments
 from nodes_tutorial.bayes.evidence import (
     cumulative_cv,
     laplace_evidence,
@@ -19,6 +29,7 @@ from nodes_tutorial.bayes.evidence import (
     leave_p_out_from_evidence,
     subset_masks,
 )
+from nodes_tutorial.bayes.flat import FlatModule
 from nodes_tutorial.bayes.gaussians import FullRankGaussian, MeanFieldGaussian
 from nodes_tutorial.bayes.generalized import (
     INVERSE_SLOPES,
@@ -29,12 +40,17 @@ from nodes_tutorial.bayes.generalized import (
 from nodes_tutorial.bayes.gp import GaussianProcess, squared_exponential
 from nodes_tutorial.bayes.gradients import path_gradients, score_gradients
 from nodes_tutorial.bayes.hamiltonian import Chains, HMCKernel, hmc
+from nodes_tutorial.bayes.laplace import LastLayerLaplace, softmax_curvature
 from nodes_tutorial.bayes.linear_kernel import (
     isotropic_vcd,
     isotropic_vcd_scale,
     leapfrog_mixing,
 )
 from nodes_tutorial.bayes.loss_scales import bootstrap, loss_scale, sandwich
+from nodes_tutorial.bayes.networks import BayesianMLP, BayesianModule, bbb_loss, minibatch_loss
+from nodes_tutorial.bayes.priors import NormalPrior, ScaleMixture
+from nodes_tutorial.bayes.scores import brier, brier_parts, nll
+from nodes_tutorial.bayes.sgld import minibatch_joint
 from nodes_tutorial.bayes.vcd import VCDGradient, vcd_gradient
 from nodes_tutorial.bayes.weights import (
     PriorEvidence,
@@ -44,20 +60,35 @@ from nodes_tutorial.bayes.weights import (
 
 __all__ = [
     "INVERSE_SLOPES",
+    "BayesianMLP",
+    "BayesianModule",
     "BetaBernoulli",
     "Chains",
+    "DropoutMLP",
+    "Ensemble",
+    "FlatModule",
     "FullRankGaussian",
     "GaussianMean",
     "GaussianProcess",
     "HMCKernel",
+    "LastLayerLaplace",
     "LinearRegression",
     "MeanFieldGaussian",
+    "NormalPrior",
     "PriorEvidence",
+    "ScaleMixture",
     "VCDGradient",
+    "auroc",
+    "bbb_loss",
     "bootstrap",
+    "brier",
+    "brier_parts",
+    "confidence_bins",
+    "coverage",
     "cumulative_cv",
     "discrete_kl",
     "divergence_posterior",
+    "ece",
     "effective_sample_size",
     "elbo",
     "evidence_prior_sampling",
@@ -74,11 +105,17 @@ __all__ = [
     "leave_p_out",
     "leave_p_out_from_evidence",
     "loss_scale",
+    "minibatch_joint",
+    "minibatch_loss",
+    "mixture_moments",
+    "nll",
     "path_gradients",
     "r_hat",
     "sandwich",
     "score_gradients",
+    "softmax_curvature",
     "squared_exponential",
     "subset_masks",
+    "temperature_scale",
     "vcd_gradient",
 ]
