@@ -66,7 +66,7 @@ class FlatModule:
         rows = vmap(self._one, in_dims=(0, None))(w.reshape(-1, self.dim), x)
         return rows.reshape(*w.shape[:-1], *rows.shape[1:])
 
-    def paired(self, w: Float[Tensor, "draws dim"], x: Float[Tensor, "draws ..."]) -> Tensor:
+    def paired(self, w: Float[Tensor, "*draws dim"], x: Tensor) -> Tensor:
         """Outputs where each vector of weights has inputs of its own.
 
         Raises:

@@ -1,4 +1,5 @@
 """Commands for approximate posteriors: `logistic`."""
+"""Commands for networks that say how sure they are: `tables`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,3 +59,33 @@ def logistic(
                 f"{method} {steps} steps seed {seed}: log-likelihood {row['log_likelihood']:.2f}, "
                 f"bound {row['elbo']:.2f}, {row['cpu_seconds']:.0f} s"
             )
+def tables(
+    datasets: Annotated[str, typer.Option(help="tables, with commas")] = "yacht,energy,concrete",
+    methods: Annotated[
+        str, typer.Option(help="methods, with commas")
+    ] = "linear,single,ensemble,dropout,bbb",
+    splits: Annotated[int, typer.Option(help="random parts for training and test")] = 20,
+    seeds: Seeds = "0",
+    checkpoint: Checkpoint = None,
+    every: Every = 500,
+    threads: Threads = 1,
+    out: Out = Path("results/uci.json"),
+) -> None:
+    """Train networks on small regression tables, and record error, likelihood and coverage."""
+    from nodes_tutorial.experiments.record import append
+    from nodes_tutorial.experiments.tables import KEY, Run, execute
+
+    with running(threads):
+        for dataset in datasets.split(","):
+            for method in methods.split(","):
+                for seed in numbers(seeds, "seeds"):
+                    run = Run(dataset=dataset, method=method, splits=splits, seed=seed)
+                    path = checkpoint_of(checkpoint, dataset, method, seed)
+                    row = execute(run, checkpoint=path, every=every)
+                    append(out, row, KEY)
+                    typer.echo(
+                        f"{dataset} {method}: rmse {row['rmse']:.2f}, log-likelihood "
+                        f"{row['log_lik']:.3f} ± {row['log_lik_se']:.3f}, inside "
+                        f"{row['inside_50']:.2f} {row['inside_90']:.2f}, rate {row['rate']}, "
+                        f"{row['cpu_seconds']:.0f} s"
+                    )
