@@ -1,5 +1,6 @@
 """Commands for approximate posteriors: `logistic`."""
 """Commands for networks that say how sure they are: `tables`."""
+"""Commands for networks that say how sure they are: `tables`, `unsure`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -89,3 +90,34 @@ def tables(
                         f"{row['inside_50']:.2f} {row['inside_90']:.2f}, rate {row['rate']}, "
                         f"{row['cpu_seconds']:.0f} s"
                     )
+
+
+@app.command()
+def unsure(
+    methods: Annotated[
+        str, typer.Option(help="methods, with commas")
+    ] = "linear,map,laplace,dropout,sgld,bbb,ensemble",
+    width: Annotated[int, typer.Option(help="hidden units")] = 100,
+    epochs: Annotated[int, typer.Option(help="passes over the training images")] = 3,
+    seeds: Seeds = "0,1,2",
+    checkpoint: Checkpoint = None,
+    every: Every = 500,
+    threads: Threads = 1,
+    out: Out = Path("results/unsure.json"),
+) -> None:
+    """Train networks on MNIST, and record how sure they are of digits and of letters."""
+    from nodes_tutorial.experiments.record import append
+    from nodes_tutorial.experiments.unsure import KEY, Run, execute
+
+    with running(threads):
+        for seed in numbers(seeds, "seeds"):
+            for method in methods.split(","):
+                run = Run(method=method, width=width, epochs=epochs, seed=seed)
+                path = checkpoint_of(checkpoint, method, seed)
+                row = execute(run, checkpoint=path, every=every)
+                append(out, row, KEY)
+                typer.echo(
+                    f"{method} seed {seed}: error {row['error']:.4f}, nll {row['nll']:.4f}, "
+                    f"ece {row['ece']:.4f}, auroc {row['auroc']:.3f}, rate {row['rate']:g}, "
+                    f"{row['cpu_seconds']:.0f} s"
+                )
