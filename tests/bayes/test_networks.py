@@ -226,6 +226,27 @@ def test_weighted_divergence_finds_the_tempered_posterior(c, measured):
     assert model.posterior.rho.grad.abs().max() > 1e-3  # the divergence alone is not at rest
 
 
+@pytest.mark.claim("prop-networks-weight")
+@pytest.mark.parametrize("c", [0.3, 1.0, 5.0])
+def test_objective_is_a_divergence_from_the_tempered_posterior(c, measured):
+    """c KL(q, p) − E log lik − c KL(q, p_c) is the same number for every Gaussian q."""
+    line = regression(noise=0.7)
+    hotter = LinearRegression(line.x, line.y, prior=line.prior, noise=0.7 * math.sqrt(c))
+    left = []
+    for seed in range(4):
+        root = randn(3, 4, seed=seed)
+        q = Gaussian(randn(3, seed=10 + seed), root @ root.mT / 4)
+        square = (line.y - line.x @ q.mean).square().sum()
+        square = square + (line.x @ q.covariance * line.x).sum()
+        log_lik = -0.5 * (square / 0.49 + 9 * math.log(math.tau * 0.49))
+        objective = c * gaussian_kl(q, line.prior) - log_lik
+        left.append(objective - c * gaussian_kl(q, hotter.posterior))
+    left = torch.stack(left)
+    assert measured((left - left[0]).abs().max(), "constant") < 1e-9
+    other = objective - c * gaussian_kl(q, line.posterior)
+    assert c == 1.0 or (other - left[0]).abs() > 0.1
+
+
 SIGMA = math.sqrt(3) * torch.cat([torch.eye(3, dtype=F64), -torch.eye(3, dtype=F64)])
 
 
@@ -692,20 +713,20 @@ def test_far_away_the_mode_is_certain_and_the_laplace_average_is_not(measured):
         p = net(x).sigmoid()
         last = LastLayerLaplace(body(x), (p * (1 - p))[..., None], 1.0)
         direction = torch.tensor([[1.0, -0.3]], dtype=F64)
-        z, share = [], []
-        for t in (1e4, 2e4):
-            far = t * direction
-            variance = last.covariance(body(far))[0, 0, 0]
-            z.append(net(far)[0, 0])
-            share.append(net(far)[0, 0] / (1 + math.pi / 8 * variance).sqrt())
-        alpha = body(2e4 * direction) - body(1e4 * direction)
-        a = (z[1] - z[0]) / 1e4
-        alpha = torch.cat([alpha[0] / 1e4, torch.zeros(1, dtype=F64)])
-        spread = torch.einsum("f,kflg,g->kl", alpha, last._dense, alpha)[0, 0]
-        limit = a / (math.pi / 8 * spread).sqrt()
-    assert (z[1] / z[0] - 2).abs() < 1e-2 and z[1].abs() > 100
-    assert measured((share[1] - limit).abs() / limit.abs(), "limit") < 1e-2
-    assert limit.abs() < 20
+        node = torch.linspace(-9, 9, 400_001, dtype=F64)
+        weight = (-0.5 * node**2).softmax(0)
+        near, far = (t * direction for t in (1e6, 2e6))
+        alpha = body(far) - body(near)
+        a = float(net(far) - net(near))
+        sd = float(last.covariance(far_features := body(far)).sqrt())
+        z = float(net(far))
+    assert abs(z / 2 - a) < 1e-3 * abs(a) and abs(z) > 1e3  # affine; the mode is certain
+    assert torch.allclose(far_features / 2, alpha, rtol=1e-4, atol=2.0)
+    spread = sd / 2  # of the slope: the deviation of the logit grows as fast as the logit
+    averaged = float((z + sd * node).sigmoid() @ weight)
+    limit = float(ndtr(a / spread))
+    assert measured(abs(averaged - limit), "limit") < 0.02
+    assert 0.5 < max(limit, 1 - limit) < 0.99
 
 
 def test_laplace_refuses():
