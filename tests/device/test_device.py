@@ -18,9 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial import linalg
 from nodes_tutorial.bayes import (
+    BayesianMLP,
+    DropoutMLP,
     FullRankGaussian,
     MeanFieldGaussian,
     bootstrap,
+    confidence_bins,
     divergence_posterior,
     gibbs_objective,
     gibbs_posterior,
@@ -261,6 +264,12 @@ COMPUTED = {
         lambda: None, [rows(6, 2)],
         lambda f, x: linalg.draw_probes(3, x) + linalg.draw_probes(3, x, "gaussian"), None,
     ),
+    "bayesian network": (
+        lambda: BayesianMLP([2, 4, 3]), [rows(6, 2)],
+        lambda f, x: f(x, 2) + f(x, 2, local=True) + f.kl(), None,
+    ),
+    "dropout": (lambda: DropoutMLP([2, 4, 3]), [rows(6, 2)], lambda f, x: f(x, 2), None),
+    "calibration": (lambda: None, [rows(6)], lambda f, x: confidence_bins(x, 3), None),
     "mlp": (lambda: MLP([2, 4, 3]), [rows(6, 2)], lambda f, x: f(x), None),
     "tangents": (
         lambda: TimeMLP(2, *SILU), [rows(6, 2)],

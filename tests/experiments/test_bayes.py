@@ -169,3 +169,29 @@ def test_record_of_tables_says_what_the_chapter_says():
         gap = found["ensemble"] - found["bbb"]
         assert gap.mean() - 3 * gap.std() / 20**0.5 > 0.1
         assert inside["bbb"].mean() - 0.5 > 3 * inside["bbb"].std() / 20**0.5
+
+
+@pytest.mark.claim("obs-networks-mnist")
+def test_record_of_digits_says_what_the_chapter_says():
+    rows = json.loads((RESULTS / "unsure.json").read_text())["rows"]
+    found = {method: {} for method in unsure.METHODS}
+    for row in rows:
+        found[row["method"]][row["seed"]] = row
+        assert row["settings"]["epochs"] == 3 and row["settings"]["width"] == 100
+    assert all(sorted(seeds) == [0, 1, 2] for seeds in found.values())
+
+    def gap(one, other, name):
+        values = [found[one][seed][name] - found[other][seed][name] for seed in range(3)]
+        return torch.tensor(values, dtype=torch.float64)
+
+    for one, other, name in (
+        ("map", "ensemble", "nll"),
+        ("ensemble", "map", "auroc"),
+        ("bbb", "map", "nll"),
+    ):
+        assert gap(one, other, name).min() > 0
+    heat = [row["temperature"] for row in found["bbb"].values()]
+    assert max(heat) < 0.75
+    for method, seeds in found.items():
+        for row in seeds.values():
+            assert (0.89 < row["auroc"] < 0.94) == (method != "linear")

@@ -30,6 +30,10 @@ flows.ContextField flows.HyperField flows.importance flows.evidence
 flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
 flows.matching.flow_matching_loss linalg.hvp training.fit
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
+bayes.networks.BayesianMLP bayes.networks.bbb_loss bayes.BayesianMLP bayes.bbb_loss
+bayes.sgld.sgld bayes.ensembles.Ensemble bayes.Ensemble bayes.DropoutMLP
+bayes.laplace.laplace bayes.LastLayerLaplace bayes.calibration.ece bayes.calibration.nll
+bayes.calibration.brier bayes.calibration.auroc bayes.calibration.temperature_scale
 bayes.elbo bayes.evidence_prior_sampling bayes.MeanFieldGaussian
 bayes.hmc bayes.r_hat bayes.effective_sample_size bayes.HMCKernel
 bayes.vcd_gradient bayes.vcd.vcd_gradient
