@@ -3,9 +3,8 @@
 The part is flat. Read the modules of a chapter in the order of its line:
 
 inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
-vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``step_size`` ``chains``
-vcd: ``hamiltonian`` ``chains``
 networks: ``flat`` ``priors`` ``networks`` ``sgld`` ``ensembles`` ``laplace`` ``calibration``
+vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``step_size`` ``chains``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
 """

@@ -1,6 +1,4 @@
-"""Commands for approximate posteriors: `logistic`."""
-"""Commands for networks that say how sure they are: `tables`."""
-"""Commands for networks that say how sure they are: `tables`, `unsure`."""
+"""Commands for posteriors, approximate and of networks: `logistic`, `tables`, `unsure`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +58,9 @@ def logistic(
                 f"{method} {steps} steps seed {seed}: log-likelihood {row['log_likelihood']:.2f}, "
                 f"bound {row['elbo']:.2f}, {row['cpu_seconds']:.0f} s"
             )
+
+
+@app.command()
 def tables(
     datasets: Annotated[str, typer.Option(help="tables, with commas")] = "yacht,energy,concrete",
     methods: Annotated[
