@@ -4,6 +4,7 @@ The part is flat. Read the modules of a chapter in the order of its line:
 
 inference: ``conjugate`` ``gp`` ``weights`` ``bounds`` ``gaussians`` ``divergences`` ``gradients``
 networks: ``flat`` ``priors`` ``networks`` ``sgld`` ``ensembles`` ``laplace`` ``calibration``
+beta_vae: ``rates`` ``vae`` ``linear_vae`` ``disentangle``
 vcd: ``vcd`` ``linear_kernel`` ``hamiltonian`` ``step_size`` ``chains``
 generalized: ``generalized`` ``loss_scales``
 evidence: ``evidence``
@@ -19,6 +20,11 @@ from nodes_tutorial.bayes.calibration import (
 )
 from nodes_tutorial.bayes.chains import effective_sample_size, r_hat
 from nodes_tutorial.bayes.conjugate import BetaBernoulli, GaussianMean, LinearRegression
+from nodes_tutorial.bayes.disentangle import (
+    active_units,
+    factor_information,
+    mutual_information_gap,
+)
 from nodes_tutorial.bayes.divergences import discrete_kl, gaussian_kl
 from nodes_tutorial.bayes.ensembles import DropoutMLP, Ensemble, mixture_moments
 from nodes_tutorial.bayes.evidence import (
@@ -45,11 +51,14 @@ from nodes_tutorial.bayes.linear_kernel import (
     isotropic_vcd_scale,
     leapfrog_mixing,
 )
+from nodes_tutorial.bayes.linear_vae import LinearVAE, best_linear_vae
 from nodes_tutorial.bayes.loss_scales import bootstrap, loss_scale, sandwich
 from nodes_tutorial.bayes.networks import BayesianMLP, BayesianModule, bbb_loss, minibatch_loss
 from nodes_tutorial.bayes.priors import NormalPrior, ScaleMixture
+from nodes_tutorial.bayes.rates import RateParts, gaussian_rates, rate_parts
 from nodes_tutorial.bayes.scores import brier, brier_parts, nll
 from nodes_tutorial.bayes.sgld import minibatch_joint
+from nodes_tutorial.bayes.vae import VAE
 from nodes_tutorial.bayes.vcd import VCDGradient, vcd_gradient
 from nodes_tutorial.bayes.weights import (
     PriorEvidence,
@@ -59,6 +68,7 @@ from nodes_tutorial.bayes.weights import (
 
 __all__ = [
     "INVERSE_SLOPES",
+    "VAE",
     "BayesianMLP",
     "BayesianModule",
     "BetaBernoulli",
@@ -72,13 +82,17 @@ __all__ = [
     "HMCKernel",
     "LastLayerLaplace",
     "LinearRegression",
+    "LinearVAE",
     "MeanFieldGaussian",
     "NormalPrior",
     "PriorEvidence",
+    "RateParts",
     "ScaleMixture",
     "VCDGradient",
+    "active_units",
     "auroc",
     "bbb_loss",
+    "best_linear_vae",
     "bootstrap",
     "brier",
     "brier_parts",
@@ -91,7 +105,9 @@ __all__ = [
     "effective_sample_size",
     "elbo",
     "evidence_prior_sampling",
+    "factor_information",
     "gaussian_kl",
+    "gaussian_rates",
     "gibbs_objective",
     "gibbs_posterior",
     "hmc",
@@ -107,9 +123,11 @@ __all__ = [
     "minibatch_joint",
     "minibatch_loss",
     "mixture_moments",
+    "mutual_information_gap",
     "nll",
     "path_gradients",
     "r_hat",
+    "rate_parts",
     "sandwich",
     "score_gradients",
     "softmax_curvature",

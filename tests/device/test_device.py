@@ -18,18 +18,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial import linalg
 from nodes_tutorial.bayes import (
+    VAE,
     BayesianMLP,
     DropoutMLP,
     FullRankGaussian,
     MeanFieldGaussian,
+    active_units,
+    best_linear_vae,
     bootstrap,
     confidence_bins,
     divergence_posterior,
     gibbs_objective,
     gibbs_posterior,
     leave_p_out_from_evidence,
+    mutual_information_gap,
+    rate_parts,
 )
 from nodes_tutorial.data import toy2d
+from nodes_tutorial.data.shapes import ellipses
 from nodes_tutorial.data.sinusoids import Sinusoids
 from nodes_tutorial.data.tasks import TaskSampler
 from nodes_tutorial.flows import (
@@ -324,6 +330,19 @@ COMPUTED = {
             for law in (bernoulli(), gaussian(), gaussian_scale())
         ) + categorical().root(x).sum(), None,
     ),
+    "autoencoder": (
+        lambda: VAE(MLP([5, 4]), MLP([2, 5]), 2.0), [rows(6, 5)], lambda f, x: f.loss(x), None
+    ),
+    "linear autoencoder": (
+        lambda: None, [rows(4, 4)],
+        lambda f, x: best_linear_vae(x, 2, 2.0).terms(x).loss(4, 2.0, 1.0), False,
+    ),
+    "rate": (lambda: None, [rows(6, 2), rows(6, 2)], lambda f, m, s: rate_parts(m, s)[0], None),
+    "active": (lambda: None, [rows(6, 2)], lambda f, m: active_units(m), None),
+    "gap": (
+        lambda: None, [rows(3, 2), rows(2)], lambda f, i, h: mutual_information_gap(i, h), True
+    ),
+    "pictures": (lambda: None, [], lambda f: ellipses(8, (2, 2, 1, 2), device="cuda")[0], None),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),

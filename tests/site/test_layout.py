@@ -37,6 +37,7 @@ bayes.calibration.brier bayes.calibration.auroc bayes.calibration.temperature_sc
 bayes.elbo bayes.evidence_prior_sampling bayes.MeanFieldGaussian
 bayes.hmc bayes.r_hat bayes.effective_sample_size bayes.HMCKernel
 bayes.vcd_gradient bayes.vcd.vcd_gradient
+bayes.VAE bayes.vae.VAE bayes.linear_vae.best_linear_vae data.shapes.ellipses
 bayes.evidence.cumulative_cv bayes.cumulative_cv bayes.generalized.gibbs_posterior
 flows.matching.flow_matching_loss training.fit
 linalg.hvp linalg.cg linalg.neumann linalg.lanczos linalg.ggn

@@ -1,4 +1,4 @@
-"""Commands for posteriors, approximate and of networks: `logistic`, `tables`, `unsure`."""
+"""Commands for posteriors and codes: `logistic`, `tables`, `unsure`, `beta-vae`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,14 @@ import typer
 
 from nodes_tutorial.experiments.command import (
     Checkpoint,
+    Device,
     Every,
     Out,
     Seeds,
     Threads,
     app,
     checkpoint_of,
+    decimals,
     numbers,
     running,
 )
@@ -121,4 +123,34 @@ def unsure(
                     f"{method} seed {seed}: error {row['error']:.4f}, nll {row['nll']:.4f}, "
                     f"ece {row['ece']:.4f}, auroc {row['auroc']:.3f}, rate {row['rate']:g}, "
                     f"{row['cpu_seconds']:.0f} s"
+                )
+
+
+@app.command()
+def beta_vae(
+    betas: Annotated[str, typer.Option(help="weights of the rate, with commas")] = "1,2,4,8,16",
+    steps: Annotated[int, typer.Option(help="updates")] = 3000,
+    rate: Annotated[float, typer.Option(help="learning rate of Adam at the start")] = 3e-3,
+    width: Annotated[int, typer.Option(help="units of each hidden layer")] = 128,
+    seeds: Seeds = "0",
+    device: Device = "cpu",
+    checkpoint: Checkpoint = None,
+    every: Every = 500,
+    threads: Threads = 1,
+    out: Out = Path("results/beta_vae.json"),
+) -> None:
+    """Train autoencoders on ellipses, and record rate, distortion and what latents know."""
+    from nodes_tutorial.experiments.beta_vae import KEY, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for beta in decimals(betas, "betas"):
+            together = tuple(numbers(seeds, "seeds"))
+            run = Run(beta=beta, seeds=together, steps=steps, rate=rate, width=width, device=device)
+            rows, _ = execute(run, checkpoint=checkpoint_of(checkpoint, f"{beta:g}"), every=every)
+            for row in rows:
+                append(out, row, KEY)
+                typer.echo(
+                    f"beta {beta:g} seed {row['seed']}: rate {row['rate']:.2f}, distortion "
+                    f"{row['distortion']:.2f}, active {row['active']}, mig {row['mig']:.3f}"
                 )
