@@ -74,7 +74,18 @@ from nodes_tutorial.flows import (
     wasserstein2,
 )
 from nodes_tutorial.flows.natural import NaturalGradient
-from nodes_tutorial.generalization import bernoulli, categorical, gaussian, gaussian_scale
+from nodes_tutorial.generalization import (
+    bernoulli,
+    categorical,
+    exact_generalization,
+    gaussian,
+    gaussian_jensen_shannon,
+    gaussian_scale,
+    individual_bound,
+    jensen_shannon,
+    sgld_information,
+    xu_raginsky_bound,
+)
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -343,6 +354,24 @@ COMPUTED = {
         lambda: None, [rows(3, 2), rows(2)], lambda f, i, h: mutual_information_gap(i, h), True
     ),
     "pictures": (lambda: None, [], lambda f: ellipses(8, (2, 2, 1, 2), device="cuda")[0], None),
+    "divergence of laws": (
+        lambda: None, [rows(3, 8), rows(3, 8)], lambda f, p, q: jensen_shannon(p, q), True
+    ),
+    "divergence of normal laws": (
+        lambda: None, [rows(3, 2), rows(2)], lambda f, m, s: gaussian_jensen_shannon(m, s), True
+    ),
+    "generalization": (
+        lambda: None, [rows(2), rows(2, 2)],
+        lambda f, law, loss: sum(
+            value.sum() for value in exact_generalization(law, 3, lambda c: c / 3, loss)
+        ), True,
+    ),
+    "information bounds": (
+        lambda: None, [rows(4)],
+        lambda f, x: xu_raginsky_bound(x, 5) + individual_bound(x) + sgld_information(
+            x, x, norm=1.0, dim=2
+        ), True,
+    ),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),
