@@ -23,17 +23,6 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "generalization/implicit_regularization": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
     "bayes/beta_vae": {
         "avx2",
         "base",
@@ -45,13 +34,18 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
+    "generalization/information": {
+        "seeds+1000",
+        "seeds+2000",
+        "seeds+3000",
+    },
 }
 WITHOUT_SPREADS: set[str] = {
+    "generalization/information",
     "bayes/beta_vae",
     "bayes/vcd",
     "flows/ffjord",
     "flows/matching",
-    "generalization/implicit_regularization",
 }
 
 
