@@ -84,8 +84,9 @@ def effective_sample_size(x: Float[Tensor, "steps chains *event"]) -> Float[Tens
     first = (pairs > 0).long().cumprod(0)  # 1 until a pair is negative
     falling = (pairs.cummin(0).values * first).sum(0)
     draws = x.shape[0] * x.shape[1]
-    most = draws * math.log10(draws)  # chains with negative correlations can beat independence
-    return torch.where(total == 0, math.nan, (draws / (2 * falling - 1)).clamp(0, most))
+    # chains with negative correlations can beat independence, but their estimate has a limit
+    share = (2 * falling - 1).clamp(min=1 / math.log10(draws))
+    return torch.where(total == 0, math.nan, draws / share)
 
 
 def _check_chains(x: Tensor, least: int) -> None:
