@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -101,3 +102,30 @@ def test_command_adds_rows_and_refuses(small, tmp_path):
     for wrong in (("--method", "mcmc"), ("--batch", "41"), ("--factors", "0")):
         refused = CliRunner().invoke(app, ["logistic", *few, *wrong])
         assert refused.exit_code == 1 and "must be" in refused.output
+
+
+def mean_of(entry, method, steps=2000):
+    rows = json.loads(RECORD.read_text())["rows"]
+    rows = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    return fmean(row[entry] for row in rows)
+
+
+@pytest.mark.claim("obs-vcd-mnist")
+def test_factors_of_digits():
+    """Three runs each; the spread of a likelihood is at most 0.4 and that of a log-scale 0.02."""
+    likelihood = {method: mean_of("log_likelihood", method) for method in logistic.METHODS}
+    longer = mean_of("log_likelihood", "vi", 12_000)
+    assert 0.8 < mean_of("cpu_seconds", "vi", 12_000) / mean_of("cpu_seconds", "vcd") < 1.25
+    assert longer - likelihood["vcd"] > 3  # null: 0
+    assert longer - likelihood["moved"] > 3  # null: 0
+    assert max(likelihood.values()) - min(likelihood.values()) < 1  # null: 4.5, as above
+    assert min(likelihood.values()) - mean_of("independent_pixels", "vi") > 50  # null: 0
+    assert mean_of("log_ratio_of_sd", "vcd") > 0.2  # null: 0
+    assert mean_of("log_ratio_of_sd", "vi") < -0.05  # null: 0
+    assert mean_of("elbo", "vi") - mean_of("elbo", "vcd") > 10  # null: 0
+    printed = {"vi": -137.5, "moved": -137.3, "vcd": -137.1}
+    assert all(abs(likelihood[name] - value) < 0.06 for name, value in printed.items())
+    assert abs(longer + 132.7) < 0.06
+    assert abs(math.exp(mean_of("log_ratio_of_sd", "vcd")) - 1.38) < 0.01
+    assert abs(math.exp(mean_of("log_ratio_of_sd", "vi")) - 0.92) < 0.01
