@@ -34,14 +34,8 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "generalization/information": {
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-    },
 }
 WITHOUT_SPREADS: set[str] = {
-    "generalization/information",
     "bayes/beta_vae",
     "bayes/vcd",
     "flows/ffjord",
