@@ -34,17 +34,6 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "bayes/beta_vae": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
 }
 WITHOUT_SPREADS: set[str] = {
     "bayes/networks",
