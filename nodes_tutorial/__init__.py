@@ -7,7 +7,18 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-__all__ = ["bayes", "data", "flows", "implicit", "linalg", "nets", "ode", "plots", "training"]
+__all__ = [
+    "bayes",
+    "data",
+    "flows",
+    "generalization",
+    "implicit",
+    "linalg",
+    "nets",
+    "ode",
+    "plots",
+    "training",
+]
 
 
 def __getattr__(name: str) -> Any:
