@@ -110,8 +110,8 @@ def leapfrog_mixing(
 
     >>> import torch
     >>> from nodes_tutorial.bayes import leapfrog_mixing
-    >>> leapfrog_mixing(torch.tensor([1.0]), steps=1, leapfrog=3, step_size=1.0)
-    (tensor([0.0000]), tensor([1.3333]))
+    >>> leapfrog_mixing(torch.tensor([1.0]), steps=1, leapfrog=3, step_size=0.5)
+    (tensor([0.9970]), tensor([1.0667]))
     """
     check_count("steps", steps, least=1)
     check_count("leapfrog", leapfrog, least=1)

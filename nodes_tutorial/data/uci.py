@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
     Attributes:
         x: inputs, one row an observation.
-        y: targets.
+        y: the target of each row.
     """
 
     x: Float[Tensor, "n d"]
