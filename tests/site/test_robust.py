@@ -23,16 +23,7 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "ode/augmented": {
-        "avx2",
-        "mkl",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "flows/continuous": {"seeds+1000", "seeds+2000", "seeds+3000"},
+    "ode/augmented": {"seeds+2000", "seeds+3000"},
     "bayes/networks": {
         "avx2",
         "mkl",
