@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from nodes_tutorial.data.uci import Table, random_splits
-from nodes_tutorial.experiments import tables, unsure
+from nodes_tutorial.experiments import letters, tables, unsure
 from nodes_tutorial.experiments.__main__ import app
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -36,7 +36,7 @@ def images(monkeypatch):
         labels = torch.arange(count) % 10
         return centers[labels] + 0.2 * torch.randn(count, 784, generator=generator), labels
 
-    parts = unsure.Images(*part(600), *part(100), *part(100), torch.rand(100, 784))
+    parts = letters.Images(*part(600), *part(100), *part(100), torch.rand(100, 784))
     monkeypatch.setattr(unsure, "data", lambda: parts)
 
 
@@ -120,7 +120,7 @@ def test_ink_is_matched_and_paper_stays_white():
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     images[..., :4, :] = 0
     for ink in (0.1, 0.4):
-        found = unsure.match_ink(images, ink)
+        found = letters.match_ink(images, ink)
         assert abs(float(found.mean()) - ink) < 1e-3
         assert (found[..., :4, :] == 0).all() and found.max() <= 1
 
