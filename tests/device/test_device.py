@@ -346,7 +346,7 @@ COMPUTED = {
     ),
     "linear autoencoder": (
         lambda: None, [rows(4, 4)],
-        lambda f, x: best_linear_vae(x, 2, 2.0).terms(x).loss(4, 2.0, 1.0), False,
+        lambda f, x: best_linear_vae(x @ x.mT, 2, 2.0).terms(x @ x.mT).loss(4, 2.0, 1.0), False,
     ),
     "rate": (lambda: None, [rows(6, 2), rows(6, 2)], lambda f, m, s: rate_parts(m, s)[0], None),
     "active": (lambda: None, [rows(6, 2)], lambda f, m: active_units(m), None),
