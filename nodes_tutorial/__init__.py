@@ -13,6 +13,7 @@ __all__ = [
     "flows",
     "generalization",
     "implicit",
+    "invariance",
     "linalg",
     "nets",
     "ode",

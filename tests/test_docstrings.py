@@ -27,7 +27,7 @@ PACKAGES = [
     for name in (
         *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.odenet"),
         *("ode.residual", "ode.solvers", "ode.stability"),
-        *("bayes", "flows", "generalization", "implicit"),
+        *("bayes", "flows", "generalization", "implicit", "invariance"),
         *("nets", "linalg", "data", "training", "plots"),
     )
 ]

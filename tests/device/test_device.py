@@ -86,6 +86,7 @@ from nodes_tutorial.generalization import (
     sgld_information,
     xu_raginsky_bound,
 )
+from nodes_tutorial.invariance import DeepSets, Equivariant, attend, elementary, power_sums
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -372,6 +373,17 @@ COMPUTED = {
             x, x, norm=1.0, dim=2
         ), True,
     ),
+    "sets": (
+        lambda: DeepSets(MLP([2, 4, 3]), MLP([3, 4, 1])), [rows(6, 5, 2)],
+        lambda f, x: f(x, torch.ones(6, 5, dtype=torch.bool, device="cuda")), None,
+    ),
+    "maxima of sets": (
+        lambda: DeepSets(MLP([2, 4, 3]), MLP([3, 4, 1]), "max"), [rows(6, 5, 2)],
+        lambda f, x: f(x, torch.ones(6, 5, dtype=torch.bool, device="cuda")), True,
+    ),
+    "layer of sets": (lambda: Equivariant(2, 3), [rows(6, 5, 2)], lambda f, x: f(x), None),
+    "attention": (lambda: None, [rows(6, 5, 2)], lambda f, x: attend(x, x, x), None),
+    "power sums": (lambda: None, [rows(6, 3)], lambda f, x: elementary(power_sums(x)), None),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),

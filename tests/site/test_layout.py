@@ -45,6 +45,7 @@ implicit.hypergradient implicit.root implicit.argmin implicit.fixed_point implic
 generalization.fisher_matrix generalization.empirical_fisher generalization.gauss_newton
 generalization.modified_flow generalization.modified_loss generalization.minibatch_descent
 generalization.information.exact_generalization generalization.classifier_information
+invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.pool
 """.split()
 
 
