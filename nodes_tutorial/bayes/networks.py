@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from nodes_tutorial.bayes.backprop import draw_with_divergence
 from nodes_tutorial.bayes.flat import FlatModule
 from nodes_tutorial.bayes.gaussians import MeanFieldGaussian
 from nodes_tutorial.bayes.priors import NormalPrior, Prior
@@ -243,12 +244,16 @@ def bbb_loss(
     if local:
         if not isinstance(model, BayesianMLP):
             raise TypeError(f"local needs a BayesianMLP, got {type(model).__name__}")
-        outputs, kl = model(x, n, generator, local=True), None
+        outputs = model(x, n, generator, local=True)
+        kl = model.kl(n, generator) if closed else model.kl_draws(n, generator)
+    elif closed and isinstance(model.prior, NormalPrior):
+        w, kl = draw_with_divergence(model.posterior, model.prior, n, generator)
+        outputs = model.flat(w[0], x)[None] if n == 1 else model.flat(w, x)
     else:
         w, log_q = model.posterior.rsample_and_log_prob(n, generator)
         outputs, kl = model.flat(w, x), (log_q - model.prior.log_prob(w)).mean()
-    if kl is None or (closed and hasattr(model.prior, "kl")):
-        kl = model.kl(n, generator) if closed else model.kl_draws(n, generator)
+        if closed and hasattr(model.prior, "kl"):
+            kl = model.kl()
     found = log_lik(outputs, y)
     check_points("the value of log_lik", found)
     if found.shape != (n, len(x)):

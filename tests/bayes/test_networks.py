@@ -37,6 +37,7 @@ from nodes_tutorial.bayes import (
     softmax_curvature,
     temperature_scale,
 )
+from nodes_tutorial.bayes.backprop import _DrawWithDivergence, draw_with_divergence
 from nodes_tutorial.bayes.laplace import laplace
 from nodes_tutorial.bayes.sgld import sgld
 from nodes_tutorial.flows import Gaussian
@@ -116,6 +117,36 @@ def hand_gradients(model, log_joint, w, noise):
     sigma, rho = model.posterior.scale, model.posterior.rho
     gate = torch.sigmoid(rho)
     return -slope, gate * (-slope * noise - 1 / sigma)
+
+
+@pytest.mark.claim("prop-networks-bbb")
+@pytest.mark.parametrize("n", [1, 3])
+def test_one_pass_has_the_draws_the_divergence_and_their_gradients(n, measured):
+    q, prior = MeanFieldGaussian(randn(6, seed=7), randn(6, seed=8).exp()), NormalPrior(0.8)
+    along = randn(n, 6, seed=9)
+
+    def gradients(w, kl):
+        return torch.autograd.grad((along * w.sin()).sum() + 1.7 * kl, [q.mean, q.rho])
+
+    w, kl = draw_with_divergence(q, prior, n, rng(10))
+    plain, closed = q.rsample(n, rng(10)), prior.kl(q)
+    torch.testing.assert_close((w, kl), (plain, closed), rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(gradients(w, kl), gradients(plain, closed), strict=True):
+        assert measured((mine - theirs).abs().max(), "gradient") < 1e-12
+        assert (mine - theirs.roll(1)).abs().max() > 0.1
+
+
+def test_one_pass_can_be_differentiated_twice_and_by_vmap():
+    mean, rho, noise = randn(4).requires_grad_(), randn(4, seed=1).requires_grad_(), randn(2, 4)
+
+    def both(mean, rho):
+        return _DrawWithDivergence.apply(mean, rho, noise, 0.8)[:2]
+
+    assert torch.autograd.gradcheck(both, (mean, rho))
+    assert torch.autograd.gradgradcheck(both, (mean, rho))
+    slope = torch.func.grad(lambda m: both(m, rho.detach())[1])
+    many = torch.stack([mean.detach(), rho.detach()])
+    torch.testing.assert_close(torch.func.vmap(slope)(many), many / 0.64)
 
 
 @pytest.mark.claim("prop-networks-bbb")

@@ -23,6 +23,7 @@ from nodes_tutorial.bayes import (
     DropoutMLP,
     FullRankGaussian,
     MeanFieldGaussian,
+    NormalPrior,
     active_units,
     best_linear_vae,
     bootstrap,
@@ -34,6 +35,7 @@ from nodes_tutorial.bayes import (
     mutual_information_gap,
     rate_parts,
 )
+from nodes_tutorial.bayes.backprop import draw_with_divergence
 from nodes_tutorial.data import toy2d
 from nodes_tutorial.data.shapes import ellipses
 from nodes_tutorial.data.sinusoids import Sinusoids
@@ -285,6 +287,11 @@ COMPUTED = {
     "bayesian network": (
         lambda: BayesianMLP([2, 4, 3]), [rows(6, 2)],
         lambda f, x: f(x, 2) + f(x, 2, local=True) + f.kl(), None,
+    ),
+    "draw with divergence": (
+        lambda: MeanFieldGaussian(torch.zeros(3)), [],
+        lambda q: sum(draw_with_divergence(q, NormalPrior(), 4), torch.zeros((), device="cuda")),
+        None,
     ),
     "dropout": (lambda: DropoutMLP([2, 4, 3]), [rows(6, 2)], lambda f, x: f(x, 2), None),
     "calibration": (lambda: None, [rows(6)], lambda f, x: confidence_bins(x, 3), None),
