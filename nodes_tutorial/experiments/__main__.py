@@ -6,6 +6,7 @@ from nodes_tutorial.experiments.commands import (  # noqa: F401  they add comman
     flows,
     generalization,
     implicit,
+    invariance,
     ode,
 )
 
