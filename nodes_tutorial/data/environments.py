@@ -26,8 +26,8 @@ def two_bit(
     :math:`\alpha` in every environment, and :math:`X_2` is Y flipped with :math:`\beta_e`.
 
     Args:
-        label_flip: α, in [0, 1].
-        color_flips: β of each environment, in [0, 1].
+        label_flip: the probability α, in [0, 1].
+        color_flips: the probability β of each environment, in [0, 1].
         dtype: of the result; None means PyTorch's default.
         device: of the result.
 
@@ -75,7 +75,7 @@ def linear_sem(
 
     Args:
         samples: number of rows.
-        scale: e, positive.
+        scale: the positive number e.
         dims: number of dimensions of x, and of z.
         heteroskedastic: whether the noise of y changes with the environment.
         hidden: whether there is a confounder.

@@ -128,7 +128,7 @@ def execute(
     net = network(data[0][0].shape[1], setting.hidden, start).to(run.device)
     adam = torch.optim.Adam(net.parameters(), setting.rate)
 
-    def step(i: int) -> dict[str, Tensor]:
+    def step(i: int) -> dict[str, Tensor | float]:
         logits = [net(x)[:, 0] for x, _ in data[:2]]
         pairs = [(z, y) for z, (_, y) in zip(logits, data[:2], strict=True)]
         risks = torch.stack([binary_cross_entropy_with_logits(z, y) for z, y in pairs])
