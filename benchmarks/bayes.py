@@ -139,7 +139,7 @@ def main() -> None:
             ]
             what = f"{name}: effective samples a second over {who}"
             rows.append(Row(what, sorted(ratios)[1], ">=5"))
-    report("RECORD_BAYES", rows, errors)
+    report("make bench RECORD_BAYES=", rows, errors)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def main() -> None:
         goals, lines = part.rows()
         ROWS.extend(goals)
         ERRORS.extend(lines)
-    report("RECORD_FLOWS", ROWS, ERRORS)
+    report("make bench RECORD_FLOWS=", ROWS, ERRORS)
 
 
 if __name__ == "__main__":

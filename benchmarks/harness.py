@@ -73,13 +73,19 @@ def show(rows: list[Row], errors: list[tuple[str, str, float, float]]) -> None:
         print(f"{problem:28} {contender:26} {ms:9.2f} {error:9.1e}")
 
 
-def report(variable: str, rows: list[Row], errors: list[tuple[str, str, float, float]]) -> None:
+def report(
+    command: str,
+    rows: list[Row],
+    errors: list[tuple[str, str, float, float]],
+    device: str = f"{platform.machine()} CPU, 1 thread",
+) -> None:
     """Print the tables, and write them to the file named on the command line, if one is.
 
     Args:
-        variable: that `make bench` takes the file from.
+        command: what makes the record, up to the name of its file.
         rows: goals and what was measured.
         errors: problem, contender, milliseconds and error of each line.
+        device: what was measured on.
     """
     show(rows, errors)
     if len(sys.argv) < 2:
@@ -87,10 +93,10 @@ def report(variable: str, rows: list[Row], errors: list[tuple[str, str, float, f
     names = ("problem", "contender", "ms", "error")
     path = Path(sys.argv[1])
     found = {
-        "command": f"make bench {variable}=results/{path.name}",
+        "command": f"{command}results/{path.name}",
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "device": f"{platform.machine()} CPU, 1 thread",
+        "device": device,
         "goals": [asdict(row) | {"holds": row.holds} for row in rows],
         "errors": [dict(zip(names, line, strict=True)) for line in errors],
     }

@@ -256,7 +256,7 @@ def main() -> None:
         rows.append(
             Row(f"{name}: products to 1e-3, CG over Neumann", least / most, "<=0.2", "0.14")
         )
-    report("RECORD_IMPLICIT", rows, errors)
+    report("make bench RECORD_IMPLICIT=", rows, errors)
 
 
 if __name__ == "__main__":

@@ -219,4 +219,4 @@ def rows(seconds: float = 6.0) -> tuple[list[Row], list[tuple[str, str, float, f
 
 if __name__ == "__main__":
     goals, lines = rows()
-    report("RECORD_LATENT", goals, lines)
+    report("make bench RECORD_LATENT=", goals, lines)

@@ -276,7 +276,7 @@ def main() -> None:
     ]
     gradients("784-256-784 x 64", (784, 256, 784), 64, large)
     imports()
-    report("RECORD", ROWS, ERRORS)
+    report("make bench RECORD=", ROWS, ERRORS)
 
 
 if __name__ == "__main__":
