@@ -1,8 +1,8 @@
 """What a GPU changes: solvers, gradients, Bayesian steps, per-example gradients, chains.
 
 `python -m benchmarks.cuda` needs a CUDA device. Contenders take turns and wait for the device
-before the clock is read. The peers are torchdiffeq, the textbook loop of `bayes_steps`, one network after
-the other, and `vmap` of `grad`.
+before the clock is read. The peers are torchdiffeq, the textbook loop of `bayes_steps`, one network
+after the other, and `vmap` of `grad`.
 """
 
 import sys
