@@ -1,14 +1,16 @@
-"""Hamiltonian Monte Carlo beside Pyro: effective samples a second of many chains and of one.
+"""Bayesian computations beside Pyro, laplace-torch and loops: `make bench`.
 
-Two laws in float64, with the same length of path, and a step size that each side adapts in a
-warm-up which is not timed for the rate: a Gaussian in 50 dimensions with condition number 100, and
-the eight schools in their non-centred form. Ours runs 64 chains in one batch; Pyro runs one chain
-after the other, so its rate is that of one chain. The bulk effective sample size is ours for both,
-the smallest over the entries. The last column is the largest error of a mean, in units of the
-standard deviation, which for the schools is known from a long run only.
+- Hamiltonian Monte Carlo, in float64: a Gaussian in 50 dimensions with condition number 100, and
+  the eight schools in their non-centred form. Ours runs 64 chains in one batch, with paths of 20 steps
+  whose size varies by half. Pyro runs one chain after the other, so its rate is that of one chain:
+  HMC with its own length of path, and NUTS, both with what they adapt by default. Warm-ups are not
+  timed. The bulk effective sample size is ours for both, the smallest over the entries. The error
+  is the largest of a mean, in standard deviations; of the schools both are known from a long run only.
+- Steps of Bayes by Backprop and of an ensemble: `bayes_steps`.
+- Laplace's approximation of the last layer: `bayes_laplace`.
 
-A step of Pyro and one of ours cost about the same gradients. What differs is that a batch of
-64 chains costs little more than one chain, since most of a small gradient is overhead.
+A gradient of Pyro and one of ours cost about the same. What differs is that a batch of 64 chains
+costs little more than one chain, since most of a small gradient is overhead.
 """
 
 import math
@@ -18,11 +20,12 @@ import time
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, report
+from benchmarks import bayes_laplace, bayes_steps
+from benchmarks.harness import Row, Times, report
 from nodes_tutorial.bayes import effective_sample_size, hmc, r_hat
 
 try:
-    from pyro.infer.mcmc import HMC, MCMC
+    from pyro.infer.mcmc import HMC, MCMC, NUTS
 except ModuleNotFoundError:  # it is not in the extra: pip install pyro-ppl==1.9.2
     MCMC = None
 
@@ -74,17 +77,13 @@ class AfterWarmup:
             self.began = time.perf_counter()
 
 
-def with_pyro(name: str, steps: int, adapt_mass: bool, seed: int = 0) -> tuple[Tensor, float]:
-    """One chain; the length of a path is PATH times the step size that was found by ours."""
+def with_pyro(name: str, steps: int, method: str, seed: int = 0) -> tuple[Tensor, float]:
+    """One chain of `HMC` or `NUTS` with Pyro's defaults: step size and masses are adapted."""
     log_prob, dim, step_size = PROBLEMS[name]
     torch.manual_seed(seed)
     clock = AfterWarmup()
-    kernel = HMC(
-        potential_fn=lambda row: -log_prob(row["x"]),
-        step_size=step_size,
-        num_steps=PATH,
-        adapt_mass_matrix=adapt_mass,
-    )
+    make = {"HMC": HMC, "NUTS": NUTS}[method]
+    kernel = make(potential_fn=lambda row: -log_prob(row["x"]), step_size=step_size)
     start = torch.randn(dim, dtype=torch.float64)
     run = MCMC(
         kernel,
@@ -117,14 +116,14 @@ def measure(name: str, draws: tuple[Tensor, float], exact: tuple[Tensor, Tensor]
     return least / seconds, 1e6 * seconds / least, error
 
 
-def main() -> None:
+def chains() -> tuple[list[Row], list[tuple[str, str, float, float]]]:
     rows, errors = [], []
     for name in PROBLEMS:
         exact = truth(name)
         work = {"ours, 64 chains": lambda seed, n=name: ours(n, 300, seed)}
         if MCMC is not None:
-            work["Pyro, one chain"] = lambda seed, n=name: with_pyro(n, 600, False, seed)
-            work["Pyro, adapted mass"] = lambda seed, n=name: with_pyro(n, 600, True, seed)
+            for method in ("HMC", "NUTS"):
+                work[f"Pyro, {method}"] = lambda seed, n=name, m=method: with_pyro(n, 600, m, seed)
         found = {who: [] for who in work}
         for seed in range(3):  # in turns
             for who, run in work.items():
@@ -134,11 +133,40 @@ def main() -> None:
             errors.append((name, f"{who}, 1000 effective", middle[1], middle[2]))
             print(f"{name} {who}: {middle[0]:.0f} effective samples a second", file=sys.stderr)
         for who in list(work)[1:]:
-            ratios = [
-                a[0] / b[0] for a, b in zip(found["ours, 64 chains"], found[who], strict=True)
-            ]
-            what = f"{name}: effective samples a second over {who}"
-            rows.append(Row(what, sorted(ratios)[1], ">=5"))
+            pairs = zip(found["ours, 64 chains"], found[who], strict=True)
+            ratio = sorted(a[0] / b[0] for a, b in pairs)[1]
+            rows.append(Row(f"{name}: effective samples a second over {who}", ratio, ">=5"))
+    return rows, errors
+
+
+def steps() -> tuple[list[Row], list[tuple[str, str, float, float]]]:
+    rows, errors = [], []
+    work, truth = bayes_steps.bayes_by_backprop("cpu")
+    before = {who: float(run()) for who, run in work.items()}
+    times, name = Times(work, seconds=15.0), "Bayes by Backprop, 784-400-400-10"
+    for who, loss in before.items():
+        off = math.nan if who == "ordinary step" else abs(loss / truth - 1)
+        errors.append((name, who, times.ms(who), off))
+    gates = {"textbook loop": ">=1.3", "Pyro, AutoNormal": ">=2.2"}
+    for who in work.keys() & gates.keys():
+        rows.append(Row(f"{name}: over {who}", times.ratio(who, "ours"), gates[who]))
+    ratio = times.ratio("ours", "ordinary step")
+    rows.append(Row(f"{name}: over an ordinary step", ratio, "<=2.6", "2.2"))
+    for shape in bayes_steps.SHAPES:
+        work = bayes_steps.ensembles(shape, "cpu")
+        first = {who: float(run()) for who, run in work.items()}
+        times, name = Times(work), f"ensemble of 8, {shape}"
+        errors += [(name, who, times.ms(who), abs(first[who] / first["loop"] - 1)) for who in work]
+        rows.append(Row(f"{name}: over a loop", times.ratio("loop", "ours, one graph"), ">=1.0"))
+    return rows, errors
+
+
+def main() -> None:
+    rows, errors = [], []
+    for part in (steps, bayes_laplace.rows, chains):
+        goals, lines = part()
+        rows += goals
+        errors += lines
     report("make bench RECORD_BAYES=", rows, errors)
 
 
