@@ -1,11 +1,12 @@
 """Bayesian computations beside Pyro, laplace-torch and loops: `make bench`.
 
 - Hamiltonian Monte Carlo, in float64: a Gaussian in 50 dimensions with condition number 100, and
-  the eight schools in their non-centred form. Ours runs 64 chains in one batch, with paths of 20 steps
-  whose size varies by half. Pyro runs one chain after the other, so its rate is that of one chain:
-  HMC with its own length of path, and NUTS, both with what they adapt by default. Warm-ups are not
-  timed. The bulk effective sample size is ours for both, the smallest over the entries. The error
-  is the largest of a mean, in standard deviations; of the schools both are known from a long run only.
+  the eight schools in their non-centred form. Ours runs 64 chains in one batch, with paths of 20
+  steps whose size varies by half. Pyro runs one chain after the other, so its rate is that of one
+  chain: HMC with its own length of path, and NUTS, both with what they adapt by default. Warm-ups
+  are not timed. The bulk effective sample size is ours for both, the smallest over the entries.
+  The error is the largest of a mean, in standard deviations; of the schools both are known from a
+  long run only.
 - Steps of Bayes by Backprop and of an ensemble: `bayes_steps`.
 - Laplace's approximation of the last layer: `bayes_laplace`.
 
