@@ -1,4 +1,4 @@
-"""Commands for predictors that hold in several environments: `irm`."""
+"""Commands for predictions that keep what they should: `irm`, `sets`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -58,3 +58,40 @@ def irm(
                     told = f"best of the settings in the test environment {best:.4f}"
                 append(out, row, released.KEY)
                 typer.echo(f"{study} {method} seed {seed}: {told}, {row['wall_seconds']} s")
+
+
+@app.command()
+def sets(
+    task: Annotated[str, typer.Option(help="median or digits")] = "median",
+    elements: Annotated[int, typer.Option(help="numbers of which the median is learned")] = 3,
+    activation: Annotated[str | None, typer.Option(help="silu or relu, tanh for digits")] = None,
+    steps: Annotated[int | None, typer.Option(help="updates; None for the task's own")] = None,
+    batch: Annotated[int | None, typer.Option(help="sets of an update")] = None,
+    test_sets: Annotated[int | None, typer.Option(help="sets of a test")] = None,
+    seeds: Seeds = "0,1,2",
+    device: Device = "cpu",
+    checkpoint: Checkpoint = None,
+    every: Every = 1000,
+    threads: Threads = 1,
+    out: Out = Path("results/sets.json"),
+) -> None:
+    """Learn medians for all latent widths at once, or sums of MNIST's digits for three pools."""
+    from nodes_tutorial.experiments import set_digits, set_medians
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        given = {"activation": activation, "steps": steps, "batch": batch, "test_sets": test_sets}
+        how = {name: value for name, value in given.items() if value is not None}
+        how |= {"seeds": tuple(numbers(seeds, "seeds")), "device": device}
+        told = {"checkpoint": checkpoint_of(checkpoint, task, elements), "every": every}
+        if task == "median":
+            row = set_medians.execute(set_medians.Run(elements=elements, **how), **told)
+            append(out, row, ("task", "elements", "activation"))
+            for width, errors in zip(row["widths"], row["rmse"], strict=True):
+                typer.echo(f"{elements} numbers, width {width}: RMSE {errors}")
+        elif task == "digits":
+            for row in set_digits.execute(set_digits.Run(**how), **told):
+                append(out, row, ("task", "pool", "activation"))
+                typer.echo(f"{row['pool']}: MAE {row['mae']} at {row['lengths']}")
+        else:
+            raise ValueError(f"task must be median or digits, got {task!r}")
