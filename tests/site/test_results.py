@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from nodes_book import tables
+from nodes_book.grouped import GROUPED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +33,7 @@ def write(root: Path, name: str, content: object) -> None:
         "latent",
         "known_unknowns",
         "meta_learning",
+        *GROUPED,
         "stability",
         "speed",
         "robust",
@@ -121,6 +123,21 @@ def test_meta_learning_stands_below_the_published_numbers(root):
     assert [line[4] for line in published] == ["98.7 ± 0.4", "99.16 ± 0.35", "99.50 ± 0.26"]
     accuracy = "59.0 ±\N{NO-BREAK SPACE}1.4 (2)"
     assert ours == ["iMAML", "16", "0.01", "120", accuracy, "60"]
+
+
+def test_groups_have_means_and_spreads(root):
+    row = {"method": "bbb", "nll": 0.1, "ece": 0.02, "auroc": 0.9, "cpu_seconds": 20.4}
+    found = [{**row, "error": error, "temperature": 0.7} for error in (0.03, 0.05)]
+    write(root, "unsure.json", {"rows": [*found, {**row, "method": "linear", "error": 0.1}]})
+    head, bbb, linear = tables.TABLES["unsure"](root)
+    assert bbb[:3] == ["bbb", "2", "4.00 ±\N{NO-BREAK SPACE}1.41"] and bbb[-1] == "20"
+    assert linear[:3] == ["linear", "1", "10.00"] and linear[head.index("temperature")] == ""
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_a_column_of_the_records_is_there(name):
+    _, *body = tables.TABLES[name](ROOT)
+    assert all(cell for row in body for cell in row)
 
 
 def test_every_record_of_the_book_is_listed():

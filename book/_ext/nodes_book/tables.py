@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from nodes_book.grouped import GROUPED
 from nodes_book.robustness import robust, thin
 from tools.project import ROOT
 
@@ -232,11 +233,14 @@ def runs(root: Path) -> list[Row]:
     return table
 
 
+SPEED = ("ode", "flows", "latent", "implicit", "bayes")
+
+
 def speed(root: Path) -> list[Row]:
     """Goals of the benchmarks and what was measured, missed ones included."""
     table = [["work", "measured", "goal", "held"]]
-    for name in ("speed_ode.json", "speed_flows.json", "speed_latent.json", "speed_implicit.json"):
-        path = root / "results" / name
+    for part in SPEED:
+        path = root / "results" / f"speed_{part}.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"goals": []}
         for goal in record["goals"]:
             bound = goal["gate"].replace(">=", "≥ ").replace("<=", "≤ ")
@@ -255,6 +259,7 @@ TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "meta_learning": meta_learning,
     "known_unknowns": known_unknowns,
     "stability": stability,
+    **GROUPED,
     "speed": speed,
     "robust": robust,
     "thin": thin,
