@@ -4,7 +4,7 @@ Each peer gives ``loss_and_gradient()``, the mean of -log p over the points and 
 weights, and ``sample(z)``. Torch's peers share one module; JAX gets copies of its weights.
 """
 
-import single  # noqa: F401, I001  before jax and torch
+from benchmarks import single  # noqa: F401, I001  before jax and torch
 import math
 from functools import partial
 

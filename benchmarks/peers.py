@@ -1,6 +1,6 @@
 """The same problems for torchode and diffrax."""
 
-import single  # noqa: F401, I001  before jax and torch
+from benchmarks import single  # noqa: F401, I001  before jax and torch
 import diffrax
 import jax
 import jax.numpy as jnp

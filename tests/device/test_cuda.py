@@ -16,7 +16,14 @@ DRAWS = (
     "matching", "probes", "bayesian network", "dropout", "goku", "roots of outputs", "autoencoder",
     "rate", "bootstrap",
 )  # fmt: skip
-THERE_ALONE = ("draw with divergence", "grounding", "pictures")  # they name the device themselves
+# they name the device themselves
+THERE_ALONE = ("draw with divergence", "grounding", "pictures", "sets", "maxima of sets")
+    "draw with divergence",
+    "grounding",
+    "pictures",
+    "sets",
+    "maxima of sets",
+)  # they name the device themselves
 
 
 def both(module):
@@ -38,7 +45,8 @@ def test_densities_are_those_of_the_host(name):
     assert drawn.is_cuda and log_prob.is_cuda and there.sample(5).is_cuda
     if "estimated" not in name:
         torch.testing.assert_close(there.log_prob(x.cuda()).cpu(), here.log_prob(x), **CLOSE)
-        torch.testing.assert_close(log_prob.cpu(), here.log_prob(drawn.cpu()), **CLOSE)
+        back = {"rtol": 1e-6, "atol": 1e-6} if "cnf" in name else CLOSE  # steps back are others
+        torch.testing.assert_close(log_prob.cpu(), here.log_prob(drawn.cpu()), **back)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

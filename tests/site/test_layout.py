@@ -1,5 +1,6 @@
 """The trees have the names of the table of contents, and public names stay importable."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -98,3 +99,14 @@ def test_no_function_hides_a_module_of_its_name():
         if found is not None and not hasattr(found, "__path__") and not hasattr(found, "__file__"):
             hidden.add(dotted)
     assert hidden == {"nodes_tutorial.ode.odeint"}
+
+
+def test_benchmarks_name_their_siblings_by_the_package():
+    """`python -m benchmarks.ode` does not find a bare `import peers`."""
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    siblings = {path.stem for path in files}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not siblings & set(names), path.name

@@ -11,34 +11,8 @@ from tools.robust import record
 RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
-PENDING: dict[str, set[str]] = {
-    "ode/odenet": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/augmented": {"seeds+2000", "seeds+3000"},
-    "bayes/networks": {
-        "avx2",
-        "mkl",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "bayes/vcd": {"seeds+1000", "seeds+2000", "seeds+3000"},
-}
-WITHOUT_SPREADS: set[str] = {
-    "bayes/networks",
-    "bayes/vcd",
-}
+PENDING: dict[str, set[str]] = {}
+WITHOUT_SPREADS: set[str] = set()
 
 
 def ids(chapter):
