@@ -18,12 +18,6 @@ DRAWS = (
 )  # fmt: skip
 # they name the device themselves
 THERE_ALONE = ("draw with divergence", "grounding", "pictures", "sets", "maxima of sets")
-    "draw with divergence",
-    "grounding",
-    "pictures",
-    "sets",
-    "maxima of sets",
-)  # they name the device themselves
 
 
 def both(module):
