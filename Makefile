@@ -47,6 +47,7 @@ bench: .venv/.bench
 	$(BIN)/python -m benchmarks.flows $(RECORD_FLOWS)
 	$(BIN)/python -m benchmarks.latent $(RECORD_LATENT)
 	$(BIN)/python -m benchmarks.implicit $(RECORD_IMPLICIT)
+	$(BIN)/python -m benchmarks.bayes $(RECORD_BAYES)
 
 # the chapters under other arithmetic, threads and seeds; C=ode/stability limits it to a chapter
 robust: .venv/.stamp

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+FILES = ("--out", "--checkpoint", "--picture")
+
 
 def check(run: object, known: dict[str, Collection[str]], positive: Sequence[str]) -> None:
     """Refuse a run that cannot be made, before anything is computed.
@@ -69,7 +71,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         name = torch.cuda.get_device_name(device)
     commit, changed = _commit()
     return {
-        "command": " ".join(["python -m nodes_tutorial.experiments", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         "commit": commit,
         "package_changed_since": changed,
         "date": datetime.date.today().isoformat(),
@@ -78,6 +80,18 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "package": version("nodes-tutorial"),
         "device": name,
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command without the names of files, which say nothing about the run."""
+    kept = ["python -m nodes_tutorial.experiments"]
+    words = iter(arguments)
+    for word in words:
+        if word in FILES:
+            next(words, None)
+        elif not word.startswith(tuple(f"{name}=" for name in FILES)):
+            kept.append(word)
+    return " ".join(kept)
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -495,3 +495,14 @@ def test_recorded_kernels_are_closer_than_recorded_couplings():
     assert round(mean["kde"], 4) == 0.0157 and round(mean["realnvp"], 4) == 0.0212
     spread = math.sqrt(sum(statistics.variance(v) / len(v) for v in gaps.values()))
     assert mean["realnvp"] - mean["kde"] > 3 * spread
+
+
+def test_the_recorded_flow_on_mnist_has_the_bits_that_the_chapter_prints():
+    rows = json.loads((Path(__file__).parents[2] / "results" / "images.json").read_text())["rows"]
+    found = [row for row in rows if row["dataset"] == "mnist"]
+    assert [(row["seed"], row["settings"]["steps"]) for row in found] == [
+        (k, 5000) for k in range(3)
+    ]
+    bits = sum(row["bits_per_dim"] for row in found) / 3
+    text = (Path(__file__).parents[2] / "book" / "flows" / "normalizing.md").read_text()
+    assert f"| MNIST | Glow, 12 steps, 5,000 updates | {bits:.2f} |" in text

@@ -3,8 +3,9 @@
 `toys` (likelihood above the floor), `matching` (flow matching at equal CPU time), `tabular`
 (published sets), `images` (bits per dimension), `latent` (irregular series), `known_unknowns`
 (GOKU-net), `stability` (deep stable networks), a name in `grouped` (means over seeds),
-`speed` (benchmarks against their goals), `robust` (chapters under other arithmetic and seeds),
-`thin` (findings with the least margin) or `runs` (every record with its command).
+`speed` (benchmarks against their goals), `gpu` (times on a GPU), `robust` (chapters under other
+arithmetic and seeds), `thin` (findings with the least margin) or `runs` (every record with its
+command).
 """
 
 from __future__ import annotations

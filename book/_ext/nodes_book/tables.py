@@ -136,15 +136,13 @@ def classifiers(root: Path) -> list[Row]:
     for model, (errors, size) in PUBLISHED["classifiers"]["rows"].items():
         table.append(["MNIST", f"{model}, published", "160", size, errors, ""])
     rows = read(root, "odenet_mnist.json")
-    for dataset in ("mnist", "mnist10k"):
-        mine = [row for row in rows if row["dataset"] == dataset]
-        if not mine:
-            table.append([IMAGES[dataset], "", "", "", "not run", ""])
-        for key in dict.fromkeys((r["network"], r["epochs"], r["parameters"]) for r in mine):
-            same = [r for r in mine if (r["network"], r["epochs"], r["parameters"]) == key]
-            errors = spread((100 * r["wrong"] / r["test_images"] for r in same), 2)
-            seconds = f"{fmean(r['cpu_seconds'] for r in same):.0f}"
-            table.append([IMAGES[dataset], key[0], str(key[1]), f"{key[2]:,}", errors, seconds])
+    if not rows:
+        table.append(["MNIST", "", "", "", "not run", ""])
+    for key in dict.fromkeys((r["network"], r["epochs"], r["parameters"]) for r in rows):
+        same = [r for r in rows if (r["network"], r["epochs"], r["parameters"]) == key]
+        errors = spread((100 * r["wrong"] / r["test_images"] for r in same), 2)
+        seconds = f"{fmean(r['cpu_seconds'] for r in same):.0f}"
+        table.append(["MNIST", key[0], str(key[1]), f"{key[2]:,}", errors, seconds])
     return table
 
 
@@ -233,7 +231,7 @@ def runs(root: Path) -> list[Row]:
     return table
 
 
-SPEED = ("ode", "flows", "latent", "implicit", "bayes")
+SPEED = ("ode", "flows", "latent", "implicit", "bayes")  # `cuda` has a table of its own
 
 
 def speed(root: Path) -> list[Row]:
@@ -249,6 +247,17 @@ def speed(root: Path) -> list[Row]:
     return table if len(table) > 1 else [*table, ["", "not run", "", ""]]
 
 
+def gpu(root: Path) -> list[Row]:
+    """Milliseconds and errors of each contender on a GPU."""
+    table = [["work", "contender", "milliseconds", "error"]]
+    path = root / "results" / "speed_cuda.json"
+    lines = json.loads(path.read_text(encoding="utf-8"))["errors"] if path.is_file() else []
+    for line in lines:
+        off = "" if line["error"] != line["error"] else f"{line['error']:.0e}"
+        table.append([line["problem"], line["contender"], f"{line['ms']:.3g}", off])
+    return table if lines else [*table, ["", "not run", "", ""]]
+
+
 TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "toys": toys,
     "tabular": tabular,
@@ -261,6 +270,7 @@ TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "stability": stability,
     **GROUPED,
     "speed": speed,
+    "gpu": gpu,
     "robust": robust,
     "thin": thin,
     "runs": runs,
