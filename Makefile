@@ -45,6 +45,7 @@ pdf: $(HTML)/.stamp
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks.ode $(RECORD)
 	$(BIN)/python -m benchmarks.flows $(RECORD_FLOWS)
+	$(BIN)/python -m benchmarks.flows_spline $(RECORD_SPLINE)
 	$(BIN)/python -m benchmarks.latent $(RECORD_LATENT)
 	$(BIN)/python -m benchmarks.implicit $(RECORD_IMPLICIT)
 	$(BIN)/python -m benchmarks.bayes $(RECORD_BAYES)

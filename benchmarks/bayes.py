@@ -11,8 +11,8 @@
 - Laplace's approximation of the last layer: `bayes_laplace`.
 
 Pyro's HMC with its default path mixes on neither law, as its errors say; the rival to look at is
-NUTS. A gradient of Pyro and one of ours cost about the same. What differs is that a batch of 64 chains
-costs little more than one chain, since most of a small gradient is overhead.
+NUTS. A gradient of Pyro and one of ours cost about the same. What differs is that a batch of 64
+chains costs little more than one chain, since most of a small gradient is overhead.
 """
 
 import math

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks import flows_discrete, flows_spline
+from benchmarks import flows_discrete
 from benchmarks import flows_peers as peers
 from benchmarks.harness import Row, Times, report
 from nodes_tutorial import nets
@@ -214,10 +214,9 @@ def main() -> None:
         likelihood(field, activation, True, exact[activation])
         likelihood(field, activation, False, estimated[activation])
         sampling(field, activation)
-    for part in (flows_discrete, flows_spline):
-        goals, lines = part.rows()
-        ROWS.extend(goals)
-        ERRORS.extend(lines)
+    goals, lines = flows_discrete.rows()
+    ROWS.extend(goals)
+    ERRORS.extend(lines)
     report("make bench RECORD_FLOWS=", ROWS, ERRORS)
 
 

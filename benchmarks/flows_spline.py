@@ -1,4 +1,4 @@
-"""Spline couplings beside zuko's: a training step, densities, draws; `flows.py` prints these too.
+"""Spline couplings beside zuko's: a training step, densities, draws.
 
 512 points, four couplings with splines of eight bins. zuko's ready-made `NSF` is autoregressive, or
 a coupling whose masked network has weights for all entries. We build the best of zuko: its coupling
@@ -7,14 +7,13 @@ value hands our knots to zuko's spline.
 """
 
 import math
-import sys
 from collections.abc import Callable
 
 import torch
 import zuko
 from torch import Tensor, nn
 
-from benchmarks.harness import Row, Times, show
+from benchmarks.harness import Row, Times, report
 from nodes_tutorial.flows import NSF, half_mask, rational_quadratic
 from nodes_tutorial.nets import count_parameters
 
@@ -88,7 +87,7 @@ def disagreement() -> float:
     return max(float(gap.abs().max()) for gap in gaps)
 
 
-def rows(seconds: float = 4.0) -> tuple[list[Row], list[tuple[str, str, float, float]]]:
+def rows() -> tuple[list[Row], list[tuple[str, str, float, float]]]:
     """The goals, and for each contender its time; the last column is the mean of what came out."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -100,7 +99,7 @@ def rows(seconds: float = 4.0) -> tuple[list[Row], list[tuple[str, str, float, f
         assert len({count_parameters(model) for model in models.values()}) == 1
         each = {who: work_of(model, x) for who, model in models.items()}
         work = {f"{who}, {kind}": f for who, kinds in each.items() for kind, f in kinds.items()}
-        times = Times(work, seconds=seconds, least=15)
+        times = Times(work, seconds=4.0, least=15)
         for kind in ("step", "density", "draws"):
             ratio = times.ratio(f"zuko, {kind}", f"ours, {kind}")
             goals.append(Row(f"NSF(4) {kind}, d = {dim}, over zuko's coupling", ratio, ">=1.2"))
@@ -113,4 +112,4 @@ def rows(seconds: float = 4.0) -> tuple[list[Row], list[tuple[str, str, float, f
 
 
 if __name__ == "__main__":
-    show(*rows(float(sys.argv[1]) if len(sys.argv) > 1 else 4.0))
+    report("make bench RECORD_SPLINE=", *rows())

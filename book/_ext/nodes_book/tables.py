@@ -231,7 +231,7 @@ def runs(root: Path) -> list[Row]:
     return table
 
 
-SPEED = ("ode", "flows", "latent", "implicit", "bayes")  # `cuda` has a table of its own
+SPEED = ("ode", "flows", "spline", "latent", "implicit", "bayes")  # `cuda` has a table of its own
 
 
 def speed(root: Path) -> list[Row]:
