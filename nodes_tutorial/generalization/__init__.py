@@ -3,6 +3,7 @@
 The part is flat. Read the modules of a chapter in the order of its line:
 
 implicit_regularization: ``modified`` ``orders``
+ntk: ``layer_rows`` ``ntk`` ``linearized`` ``wide`` ``wide_gp``
 fisher: ``likelihoods`` ``rows`` ``curvature`` ``fisher``
 information: ``information`` ``bounds`` ``coin``
 """
@@ -34,8 +35,12 @@ from nodes_tutorial.generalization.likelihoods import (
     gaussian,
     gaussian_scale,
 )
+from nodes_tutorial.generalization.linearized import Linearized, linearize
 from nodes_tutorial.generalization.modified import SAMPLINGS, modified_flow, modified_loss
+from nodes_tutorial.generalization.ntk import TangentKernel, empirical_ntk
 from nodes_tutorial.generalization.orders import all_draws, all_orders, minibatch_descent
+from nodes_tutorial.generalization.wide import WideKernels, erf_ntk, relu_ntk, wide_net
+from nodes_tutorial.generalization.wide_gp import NTKPrediction, ntk_gp
 
 __all__ = [
     "SAMPLINGS",
@@ -43,6 +48,10 @@ __all__ = [
     "Generalization",
     "InformationEstimate",
     "Likelihood",
+    "Linearized",
+    "NTKPrediction",
+    "TangentKernel",
+    "WideKernels",
     "all_draws",
     "all_orders",
     "bernoulli",
@@ -51,6 +60,8 @@ __all__ = [
     "conditional_bound",
     "conditional_information",
     "empirical_fisher",
+    "empirical_ntk",
+    "erf_ntk",
     "exact_generalization",
     "fisher_matrix",
     "gauss_newton",
@@ -59,10 +70,14 @@ __all__ = [
     "gaussian_scale",
     "individual_bound",
     "jensen_shannon",
+    "linearize",
     "minibatch_descent",
     "modified_flow",
     "modified_loss",
     "mutual_information",
+    "ntk_gp",
+    "relu_ntk",
     "sgld_information",
+    "wide_net",
     "xu_raginsky_bound",
 ]

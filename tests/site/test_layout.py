@@ -45,6 +45,7 @@ linalg.hvp linalg.cg linalg.neumann linalg.lanczos linalg.ggn
 implicit.hypergradient implicit.root implicit.argmin implicit.fixed_point implicit.newton_cg
 generalization.fisher_matrix generalization.empirical_fisher generalization.gauss_newton
 generalization.modified_flow generalization.modified_loss generalization.minibatch_descent
+generalization.ntk.empirical_ntk generalization.relu_ntk generalization.linearize
 generalization.information.exact_generalization generalization.classifier_information
 invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.pool
 """.split()
