@@ -79,12 +79,15 @@ from nodes_tutorial.flows.natural import NaturalGradient
 from nodes_tutorial.generalization import (
     bernoulli,
     categorical,
+    erf_ntk,
     exact_generalization,
     gaussian,
     gaussian_jensen_shannon,
     gaussian_scale,
     individual_bound,
     jensen_shannon,
+    ntk_gp,
+    relu_ntk,
     sgld_information,
     xu_raginsky_bound,
 )
@@ -391,6 +394,14 @@ COMPUTED = {
     "layer of sets": (lambda: Equivariant(2, 3), [rows(6, 5, 2)], lambda f, x: f(x), None),
     "attention": (lambda: None, [rows(6, 5, 2)], lambda f, x: attend(x, x, x), None),
     "power sums": (lambda: None, [rows(6, 3)], lambda f, x: elementary(power_sums(x)), None),
+    "wide kernels": (
+        lambda: None, [rows(4, 3)],
+        lambda f, x: relu_ntk(x, depth=2).ntk + erf_ntk(x, x).nngp, None,
+    ),
+    "wide ensemble": (
+        lambda: None, [rows(4, 3), rows(4), rows(2, 3)],
+        lambda f, x, y, new: ntk_gp(x, y, new, kernels=relu_ntk, time=2.0).mean, None,
+    ),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),
