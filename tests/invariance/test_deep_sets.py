@@ -1,8 +1,10 @@
 """Claims of the chapter on functions of sets, and the package against obvious oracles."""
 
 import itertools
+import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -505,3 +507,66 @@ def test_moving_averages_and_the_order():
 
     assert (averaged(x, lambda n: 1 / n) - pool(x, "mean")).abs().max() < 1e-12
     assert (averaged(x, lambda n: 0.3) - averaged(x.flip(0), lambda n: 0.3)).abs().max() > 0.1
+
+
+# --- the recorded runs ---------------------------------------------------------------------------
+
+RECORD = Path(__file__).parents[2] / "results" / "sets.json"
+
+
+def recorded(**wanted):
+    rows = json.loads(RECORD.read_text())["rows"]
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def means(lines):
+    return torch.tensor(lines, dtype=F64).mean(1)
+
+
+@pytest.mark.claim("obs-sets-record-width")
+def test_recorded_medians_gain_less_and_less():
+    """Margins of each gain from 1, or from 2, in standard errors over the five seeds."""
+    gains = {}
+    for M, constant in ((3, 0.2236), (5, 0.1890), (9, 0.1507)):
+        (row,) = recorded(task="median", elements=M, activation="silu")
+        assert row["settings"]["seeds"] == [0, 1, 2, 3, 4] and row["settings"]["steps"] == 20_000
+        assert abs(row["constant_rmse"] - constant) < 5e-5
+        assert row["widths"] == list(range(1, M + 3))
+        logs = torch.tensor(row["rmse"], dtype=F64).log()
+        drop = -logs.diff(dim=0)
+        gains[M] = drop.mean(1), drop.std(1) / 5**0.5
+    mean, spread = gains[3]
+    assert (mean[:2] - 3 * spread[:2]).min() > math.log(2)  # null: 0
+    assert mean[2:].max() < math.log(1.3) and mean[2:].min() > 0  # null: log 2
+    for M in (5, 9):
+        mean, spread = gains[M]
+        assert (mean[: M - 3] - 3 * spread[: M - 3]).min() > 0  # null: 0
+        assert mean[M - 1 :].max() < mean[: M - 3].min()  # no jump at M
+        assert mean[M - 1 :].max() < math.log(1.2)
+
+
+@pytest.mark.claim("obs-sets-record-width")
+@pytest.mark.parametrize(
+    "M, told",
+    [
+        (3, "0.0776 0.0248 0.0097 0.0079 0.0071"),
+        (5, "0.0788 0.0414 0.0238 0.0161 0.0125 0.0112 0.0102"),
+    ],
+)
+def test_errors_that_the_page_tells(M, told):
+    (row,) = recorded(task="median", elements=M, activation="silu")
+    assert " ".join(f"{e:.4f}" for e in means(row["rmse"])) == told
+
+
+@pytest.mark.claim("obs-sets-record-lengths")
+def test_recorded_sums_of_digits_go_on():
+    found = {row["pool"]: row for row in recorded(task="digits", activation="tanh")}
+    assert all(row["settings"]["seeds"] == [0, 1, 2] for row in found.values())
+    at = found["sum"]["lengths"].index(50)
+    rival = found["sum"]["constant_mae"][at]
+    last = {how: torch.tensor(row["mae"][at], dtype=F64) for how, row in found.items()}
+    assert (last["sum"] + 3 * last["sum"].std()).max() < 0.25 * rival  # null: the rival's error
+    assert last["mean"].min() > 10 * rival and last["max"].min() > 10 * rival
+    told = [f"{float(last[how].mean()):.3f}" for how in ("sum", "mean", "max")]
+    assert told == ["3.047", "201.078", "199.723"] and f"{rival:.3f}" == "16.725"
+    assert f"{sum(found['sum']['validation_mae']) / 3:.3f}" == "0.417"
