@@ -68,10 +68,10 @@ def linear_sem(
 ) -> tuple[Float[Tensor, "samples twice"], Float[Tensor, " samples"]]:
     r"""Draws of a linear causal model :math:`x\to y\to z` in the environment of one scale e.
 
-    In each dimension :math:`x = h + e\,n_1`, :math:`y = x + h + s\,n_2`,
-    :math:`z = y + h + t\,n_3` with standard normal noises. The target is the sum of all y. Where
-    ``heteroskedastic``, s = e and t = 1; otherwise s = 1 and t = e. The confounder h has the
-    scale e where ``hidden``, and is 0 otherwise.
+    In each dimension :math:`x = e(n_0 + n_1)`, :math:`y = x + c\,e\,n_0 + s\,n_2`,
+    :math:`z = y + c\,e\,n_0 + t\,n_3` with standard normal noises, which are not observed. The
+    target is the sum of all y. Where ``heteroskedastic``, s = e and t = 1; otherwise s = 1 and
+    t = e. Where ``hidden``, c = 1: then :math:`n_0` confounds; otherwise c = 0.
 
     Args:
         samples: number of rows.
@@ -91,8 +91,8 @@ def linear_sem(
 
     Chapter: invariance/irm
 
-    References: Arjovsky, Bottou, Gulrajani and Lopez-Paz (2019), section 5.1, with identity
-        matrices for the weights.
+    References: Arjovsky, Bottou, Gulrajani and Lopez-Paz (2019), section 5.1. The weights of the
+        confounder are 1 here, where theirs are random.
 
     >>> import torch
     >>> from nodes_tutorial.data.environments import linear_sem
@@ -104,11 +104,11 @@ def linear_sem(
     check_count("dims", dims, least=1)
     e = check_number("scale", scale, "a positive number", lambda s: s > 0)
     noise = draw(torch.randn, (4, samples, dims), generator, dtype=dtype)
-    h = e * noise[3] if hidden else torch.zeros_like(noise[3])
     of_y, of_z = (e, 1.0) if heteroskedastic else (1.0, e)
-    x = h + e * noise[0]
-    y = x + h + of_y * noise[1]
-    z = y + h + of_z * noise[2]
+    confounder = e * noise[0] if hidden else torch.zeros_like(noise[0])
+    x = e * (noise[0] + noise[1])
+    y = x + confounder + of_y * noise[2]
+    z = y + confounder + of_z * noise[3]
     return torch.cat([x, z], 1), y.sum(1)
 
 
