@@ -1,4 +1,4 @@
-"""Penalties, causal prediction and environments: closed forms, enumeration, scipy, and the record."""
+"""Penalties, causal prediction, environments: closed forms, enumeration, scipy, the record."""
 
 import itertools
 import json
@@ -58,8 +58,9 @@ def test_closed_forms_are_double_backward(loss, measured):
     y = TARGETS[loss]
     weights = torch.rand(6, generator=rng(3), dtype=F64)
     weights = weights / weights.sum()
+    equal = torch.full((6,), 1 / 6, dtype=F64)
     pairs = (
-        (irm_penalty(z, y, loss=loss), by_definition(z, y, loss, torch.full((6,), 1 / 6))),
+        (irm_penalty(z, y, loss=loss), by_definition(z, y, loss, equal)),
         (irm_penalty(z, y, loss=loss, weights=weights), by_definition(z, y, loss, weights)),
     )
     for ours, written in pairs:
@@ -118,11 +119,13 @@ def test_halves_are_even_and_odd_rows_of_every_batch():
         (lambda z, y: rex_penalty(z[:1]), "risks must be of two environments"),
     ],
 )
+@pytest.mark.usefixtures("as_at_the_users")
 def test_penalties_refuse(attempt, message):
     with pytest.raises(ValueError, match=message):
         attempt(torch.ones(5), torch.ones(5))
 
 
+@pytest.mark.usefixtures("as_at_the_users")
 def test_penalties_refuse_what_is_no_tensor():
     with pytest.raises(TypeError, match="logits"):
         irm_penalty(torch.ones(4, dtype=torch.long), torch.ones(4))
@@ -164,11 +167,17 @@ def conditionals(p):
 def test_variational_forms(seed, measured):
     p = table_of(seed)
     r, q = conditionals(p)
-    value = lambda q, r: float((p * (q.log() - r.log())).sum())
+
+    def value(q, r):
+        return float((p * (q.log() - r.log())).sum())
+
     assert measured(abs(value(q, r) - change_of(p)), "saddle value") < 1e-12
     informed = entropy(p, {2}) - entropy(p, {1, 2}) + entropy(p, {1})
     beta = 0.7
-    post = lambda q, r: float((p * (r.log() - beta / (1 + beta) * q.log())).sum())
+
+    def post(q, r):
+        return float((p * (r.log() - beta / (1 + beta) * q.log())).sum())
+
     right = entropy(p, {2}) + (1 + beta) * post(q, r)
     assert measured(abs(informed - beta * change_of(p) - right), "the objective") < 1e-12
     assert abs(informed - beta * change_of(p) - post(q, r)) > 0.1  # H(Y) and the factor left out
@@ -186,9 +195,11 @@ def test_gain_of_a_local_search_is_a_lower_bound(measured):
     p = table_of(9)
     share = p.sum((1, 2))
     within = p / share[:, None, None]
-    risk = lambda theta, e: (
-        within[e].sum(-1) * torch.nn.functional.softplus(theta) - within[e, :, 1] * theta
-    ).sum(-1)
+
+    def risk(theta, e):
+        each = within[e].sum(-1) * torch.nn.functional.softplus(theta) - within[e, :, 1] * theta
+        return each.sum()
+
     r, q = conditionals(p)
     best = (r[:, 1] / r[:, 0]).log()
     change, previous = change_of(p), 0.0
@@ -200,7 +211,7 @@ def test_gain_of_a_local_search_is_a_lower_bound(measured):
                 (slope,) = torch.autograd.grad(risk(best + d, e), d)
                 moved = (d - 4 * slope).detach()
                 d = (moved * min(1.0, radius / float(moved.norm()))).requires_grad_()
-            gain += float(share[e] * (risk(best, e) - risk(best + d, e)))
+            gain += float(share[e] * (risk(best, e) - risk(best + d.detach(), e)))
         assert previous < gain < change
         previous = gain
     own = sum(
@@ -236,7 +247,7 @@ def test_penalty_is_below_the_information(measured):
         r, _ = conditionals(p)
         z = (r[:, 1] / r[:, 0]).log()
         assert scale_bound(p, z) <= change_of(p) + 1e-12
-        assert scale_bound(p, 30 * z) > change_of(p)  # no log-odds of Y
+        assert scale_bound(p, z + 3) > change_of(p)  # no log-odds of Y
     p = two_bit(0.25, (0.45, 0.47), dtype=F64).sum(1) / 2
     r, _ = conditionals(p)
     bound, change = scale_bound(p, (r[:, 1] / r[:, 0]).log()), change_of(p)
@@ -253,12 +264,11 @@ def test_graph_and_marginal_independence():
             value *= chance if bit else 1 - chance
         flip = (0.1, 0.3)[e]
         p[e, w, x1, y, x2] = value * (flip if x2 != y else 1 - flip)
-    inform = lambda c: (
-        entropy(p, {3, *c}) + entropy(p, {0, *c}) - entropy(p, {0, 3, *c}) - entropy(p, {*c})
-    )
     wanted = {(): 0.0459, (1, 2): 0.0, (2,): 0.0115, (2, 4): 0.0290}
     for given, value in wanted.items():
-        assert abs(inform(given) - value) < 5e-5
+        c = {*given}
+        apart = entropy(p, {3} | c) + entropy(p, {0} | c)
+        assert abs(apart - entropy(p, {0, 3} | c) - entropy(p, c) - value) < 5e-5
     bits = two_bit(0.25, (0.1, 0.2), dtype=F64)
     assert (bits.sum((2, 3)) - 0.5).abs().max() < 1e-12
     assert (bits.sum((1, 3)) - 0.5).abs().max() < 1e-12
@@ -344,9 +354,12 @@ def test_equal_environments_leave_a_curve():
 
 def test_two_bit_limits_of_the_chapter():
     """A large weight is worse than none: the numbers of the spurious solution."""
-    risk = lambda a, b, beta: (1 - 2 * mean(a, b, beta) + square(a, b, beta)) / 2
-    mean = lambda a, b, beta: a * (0.9 - beta) + b * (beta - 0.1)
-    square = lambda a, b, beta: a * a * (0.9 - 0.8 * beta) + b * b * (0.1 + 0.8 * beta)
+
+    def risk(a, b, beta):
+        mean = a * (0.9 - beta) + b * (beta - 0.1)
+        square = a * a * (0.9 - 0.8 * beta) + b * b * (0.1 + 0.8 * beta)
+        return (1 - 2 * mean + square) / 2
+
     (*_, (a, b), _) = exact_zeros(0.1)
     assert abs(risk(a, b, 0.225) - 0.1591) < 5e-5 and abs(risk(a, b, 0.9) - 0.3823) < 5e-5
     weights = two_bit(0.1, (0.2, 0.25), dtype=F64)
@@ -535,6 +548,7 @@ def test_no_features_and_single_precision():
         ({"level": 1.0}, ValueError, "level must be a number in"),
     ],
 )
+@pytest.mark.usefixtures("as_at_the_users")
 def test_icp_refuses(change, error, message):
     good = {"x": torch.randn(40, 2), "y": torch.randn(40), "env": torch.arange(40) % 2}
     level = change.pop("level", 0.05)
