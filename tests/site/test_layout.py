@@ -48,6 +48,7 @@ generalization.modified_flow generalization.modified_loss generalization.minibat
 generalization.ntk.empirical_ntk generalization.relu_ntk generalization.linearize
 generalization.information.exact_generalization generalization.classifier_information
 invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.pool
+invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.two_bit
 """.split()
 
 

@@ -29,16 +29,20 @@ class Grouped:
         keys: titles, and the entries that make a group.
         columns: what is averaged over the rows of a group.
         inside: entry that holds rows of its own; "" where the rows are the record's.
+        only: an entry and the value that it has in the rows of the table; None for all rows.
     """
 
     file: str
     keys: dict[str, str]
     columns: Sequence[Column]
     inside: str = ""
+    only: tuple[str, str] | None = None
 
     def __call__(self, root: Path) -> list[Row]:
         path = root / "results" / self.file
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        if self.only:
+            rows = [row for row in rows if row[self.only[0]] == self.only[1]]
         if self.inside:
             rows = [part for row in rows for part in row[self.inside]]
         head = [*self.keys, "runs", *(column.title for column in self.columns)]
@@ -128,5 +132,11 @@ GROUPED = {
             Column("one image a class", "one", 1, 100),
             Column("nearest mean", "nearest_mean", 1, 100),
         ],
+    ),
+    "irm": Grouped(
+        "irm.json",
+        {"method": "method"},
+        [Column("training, %", "train", 1, 100), Column("test, %", "test", 1, 100)],
+        only=("study", "released"),
     ),
 }
