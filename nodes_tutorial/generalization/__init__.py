@@ -4,6 +4,7 @@ The part is flat. Read the modules of a chapter in the order of its line:
 
 implicit_regularization: ``modified`` ``orders``
 ntk: ``layer_rows`` ``ntk`` ``linearized`` ``wide`` ``wide_gp``
+exponential_lr: ``scale_invariance`` ``momentum``
 fisher: ``likelihoods`` ``rows`` ``curvature`` ``fisher``
 information: ``information`` ``bounds`` ``coin``
 """
@@ -37,12 +38,21 @@ from nodes_tutorial.generalization.likelihoods import (
 )
 from nodes_tutorial.generalization.linearized import Linearized, linearize
 from nodes_tutorial.generalization.modified import SAMPLINGS, modified_flow, modified_loss
+from nodes_tutorial.generalization.momentum import heavy_ball, rescale
 from nodes_tutorial.generalization.ntk import TangentKernel, empirical_ntk
 from nodes_tutorial.generalization.orders import all_draws, all_orders, minibatch_descent
+from nodes_tutorial.generalization.scale_invariance import (
+    CONVENTIONS,
+    Schedule,
+    equivalent_schedule,
+    radial_cosines,
+    stationary_factor,
+)
 from nodes_tutorial.generalization.wide import WideKernels, erf_ntk, relu_ntk, wide_net
 from nodes_tutorial.generalization.wide_gp import NTKPrediction, ntk_gp
 
 __all__ = [
+    "CONVENTIONS",
     "SAMPLINGS",
     "Curvature",
     "Generalization",
@@ -50,6 +60,7 @@ __all__ = [
     "Likelihood",
     "Linearized",
     "NTKPrediction",
+    "Schedule",
     "TangentKernel",
     "WideKernels",
     "all_draws",
@@ -61,6 +72,7 @@ __all__ = [
     "conditional_information",
     "empirical_fisher",
     "empirical_ntk",
+    "equivalent_schedule",
     "erf_ntk",
     "exact_generalization",
     "fisher_matrix",
@@ -68,6 +80,7 @@ __all__ = [
     "gaussian",
     "gaussian_jensen_shannon",
     "gaussian_scale",
+    "heavy_ball",
     "individual_bound",
     "jensen_shannon",
     "linearize",
@@ -76,8 +89,11 @@ __all__ = [
     "modified_loss",
     "mutual_information",
     "ntk_gp",
+    "radial_cosines",
     "relu_ntk",
+    "rescale",
     "sgld_information",
+    "stationary_factor",
     "wide_net",
     "xu_raginsky_bound",
 ]

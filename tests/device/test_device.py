@@ -84,6 +84,7 @@ from nodes_tutorial.generalization import (
     gaussian,
     gaussian_jensen_shannon,
     gaussian_scale,
+    heavy_ball,
     individual_bound,
     jensen_shannon,
     ntk_gp,
@@ -401,6 +402,10 @@ COMPUTED = {
     "wide ensemble": (
         lambda: None, [rows(4, 3), rows(4), rows(2, 3)],
         lambda f, x, y, new: ntk_gp(x, y, new, kernels=relu_ntk, time=2.0).mean, None,
+    ),
+    "heavy ball": (
+        lambda: None, [rows(3, 2), rows(4)],
+        lambda f, w, s: heavy_ball(lambda w, t: w, w, s, momenta=0.5), True,
     ),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None

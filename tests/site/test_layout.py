@@ -46,6 +46,8 @@ implicit.hypergradient implicit.root implicit.argmin implicit.fixed_point implic
 generalization.fisher_matrix generalization.empirical_fisher generalization.gauss_newton
 generalization.modified_flow generalization.modified_loss generalization.minibatch_descent
 generalization.ntk.empirical_ntk generalization.relu_ntk generalization.linearize
+generalization.equivalent_schedule generalization.heavy_ball generalization.rescale
+generalization.scale_invariance.radial_cosines generalization.stationary_factor
 generalization.information.exact_generalization generalization.classifier_information
 invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.pool
 invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.two_bit

@@ -123,6 +123,15 @@ GROUPED = {
         ],
         inside="contenders",
     ),
+    "exponential": Grouped(
+        "exponential.json",
+        {"run": "name", "precision": "dtype", "updates": "updates"},
+        [
+            Column("last losses", "last_losses", 4),
+            Column("test accuracy in %", "test_accuracy", 2, 100),
+        ],
+        inside="contenders",
+    ),
     "distill": Grouped(
         "distill.json",
         {"start": "start"},

@@ -1,4 +1,4 @@
-"""Commands for the generalization of gradient descent: `penalty`."""
+"""Commands for the generalization of gradient descent: `penalty`, `exponential`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -54,5 +54,43 @@ def penalty(
                 near, far = one["squared_distance"], one["squared_travelled"]
                 typer.echo(
                     f"seed {seed} {one['name']:10} squared distance {near:.4f} of {far:.2f}, "
+                    f"test accuracy {one['test_accuracy']:.4f}"
+                )
+
+
+@app.command()
+def exponential(
+    steps: Annotated[int, typer.Option(help="minibatches")] = 468,
+    batch: Annotated[int, typer.Option(help="images of a minibatch")] = 64,
+    width: Annotated[int, typer.Option(help="channels of the first convolution")] = 8,
+    rate: Annotated[float, typer.Option(help="step size with decay")] = 0.1,
+    decay: Annotated[float, typer.Option(help="weight decay")] = 0.005,
+    momentum: Annotated[float, typer.Option(help="of both runs")] = 0.9,
+    seeds: Seeds = "0",
+    checkpoint: Checkpoint = None,
+    threads: Threads = 1,
+    out: Out = Path("results/exponential.json"),
+) -> None:
+    """Train a network on MNIST with weight decay, and with the growing step size in its place."""
+    from nodes_tutorial.experiments.exponential import Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for seed in numbers(seeds, "seeds"):
+            run = Run(
+                steps=steps,
+                batch=batch,
+                width=width,
+                rate=rate,
+                decay=decay,
+                momentum=momentum,
+                seed=seed,
+            )
+            row = execute(run, checkpoint=checkpoint_of(checkpoint, seed))
+            append(out, row, ("seed",))
+            for one in row["contenders"]:
+                typer.echo(
+                    f"seed {seed} {one['name']:8} {one['dtype']} last losses "
+                    f"{one['last_losses']:.4f}, distance to decay {one['largest']:.1e}, "
                     f"test accuracy {one['test_accuracy']:.4f}"
                 )
