@@ -3,7 +3,7 @@
 The part is flat. Read the modules of a chapter in the order of its line:
 
 implicit_regularization: ``modified`` ``orders``
-ntk: ``layer_rows`` ``ntk`` ``linearized`` ``wide`` ``wide_gp``
+ntk: ``layer_rows`` ``ntk`` ``linearized`` ``wide`` ``wide_ensemble`` ``wide_gp``
 exponential_lr: ``scale_invariance`` ``momentum``
 fisher: ``likelihoods`` ``rows`` ``curvature`` ``fisher``
 information: ``information`` ``bounds`` ``coin``
@@ -49,6 +49,7 @@ from nodes_tutorial.generalization.scale_invariance import (
     stationary_factor,
 )
 from nodes_tutorial.generalization.wide import WideKernels, erf_ntk, relu_ntk, wide_net
+from nodes_tutorial.generalization.wide_ensemble import WideEnsemble
 from nodes_tutorial.generalization.wide_gp import NTKPrediction, ntk_gp
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "NTKPrediction",
     "Schedule",
     "TangentKernel",
+    "WideEnsemble",
     "WideKernels",
     "all_draws",
     "all_orders",

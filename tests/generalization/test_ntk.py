@@ -12,6 +12,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from nodes_tutorial.generalization import (
     TangentKernel,
+    WideEnsemble,
     WideKernels,
     empirical_ntk,
     erf_ntk,
@@ -598,6 +599,36 @@ def test_zero_input_is_no_nan():
     assert found.ntk.isfinite().all() and (found.ntk[0] == 0).all()
 
 
+def nets_of(ensemble):
+    """The same networks, one by one."""
+    for w, a in zip(ensemble.first, ensemble.last, strict=True):
+        net = wide_net(w.shape[1], len(w), dtype=F64)
+        nn.utils.vector_to_parameters(torch.cat([w.flatten(), a]), net.parameters())
+        yield net
+
+
+def test_an_ensemble_is_its_networks_before_and_after_training():
+    start = WideEnsemble(3, 2, 40, generator=rng(40), dtype=F64)
+    kept = start.first.clone()
+    trained = start.descend(X, Y, rate=0.3, steps=7)
+    assert torch.equal(start.first, kept)
+    for k, (net, end) in enumerate(zip(nets_of(start), nets_of(trained), strict=True)):
+        assert (start(NEW)[k] - net(NEW)[:, 0]).abs().max() < 1e-12
+        assert (start.kernel(NEW, X)[k] - empirical_ntk(net, NEW, X)[..., 0, 0]).abs().max() < 1e-12
+        descent = torch.optim.SGD(net.parameters(), lr=0.3)
+        for _ in range(7):
+            descent.zero_grad()
+            ((net(X)[:, 0] - Y).square().sum() / 2).backward()
+            descent.step()
+        assert (net[0].weight - end[0].weight).abs().max() < 1e-12
+        assert (trained(NEW)[k] - net(NEW)[:, 0]).abs().max() < 1e-12
+    assert (trained(X) - Y).norm() < 0.5 * (start(X) - Y).norm()
+    single = WideEnsemble(2, 2, 3, dtype=torch.float32).descend(
+        X.float(), Y.float(), rate=1, steps=0
+    )
+    assert single.kernel(X.float()).dtype == torch.float32
+
+
 # --- constancy -----------------------------------------------------------------------------------
 
 
@@ -855,6 +886,7 @@ def test_bad_input_is_named(as_at_the_users):
     x = randn(4, 3)
     norm = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(F64)
     mixed = nn.Sequential(nn.Linear(3, 2), nn.Softmax(0)).to(F64)
+    several = WideEnsemble(2, 2, 3, dtype=F64)
     value = {
         "x must hold at least one point": lambda: empirical_ntk(net, x[:0]),
         "y must end in the axes": lambda: empirical_ntk(net, x, randn(4, 2)),
@@ -871,6 +903,10 @@ def test_bad_input_is_named(as_at_the_users):
         "y must have one input in a row": lambda: erf_ntk(x, x[None]),
         "width must be at least 1": lambda: wide_net(2, 0),
         "activation must be one of": lambda: wide_net(2, 3, activation="sine"),
+        "nets must be at least 1": lambda: WideEnsemble(0, 2, 3),
+        "y must hold 5 targets": lambda: several.descend(X, Y[:2], rate=1, steps=1),
+        "rate must be a positive number": lambda: several.descend(X, Y, rate=0, steps=1),
+        "steps must be at least 0": lambda: several.descend(X, Y, rate=1, steps=-1),
         "y must hold a target for each": lambda: ntk_gp(X, Y[:3], NEW, kernels=relu_ntk),
         "new must end in the axes": lambda: ntk_gp(X, Y, x, kernels=relu_ntk),
         "time must be a number of at least 0": lambda: ntk_gp(X, Y, NEW, kernels=relu_ntk, time=-1),
