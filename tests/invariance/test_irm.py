@@ -230,6 +230,18 @@ def test_gain_of_a_local_search_is_a_lower_bound(measured):
     assert wrong > change + 0.1
 
 
+def test_zero_of_the_gradient_may_be_a_saddle():
+    """Two factors of one weight: the gradient vanishes, and the risk falls and rises beside it."""
+
+    def risk(w):
+        return (1 - w[0] * w[1]).square() / 2
+
+    zero = torch.zeros(2, dtype=F64)
+    assert (torch.func.grad(risk)(zero) == 0).all()
+    step = torch.tensor([0.1, 0.1], dtype=F64)
+    assert risk(step) < risk(zero) < risk(step * torch.tensor([1, -1]))
+
+
 def scale_bound(p, z):
     """Part 4 for outputs z of the values of a table."""
     share = p.sum((1, 2))
