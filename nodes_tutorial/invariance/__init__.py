@@ -4,24 +4,48 @@ The part is flat. Read the modules of a chapter in the order of its line:
 
 deep_sets: ``pooling`` ``sets`` ``symmetric``
 irm: ``penalties`` ``prediction``
+partial_models: ``worlds`` ``partial_models`` ``planning``
 """
 
+from nodes_tutorial.invariance.partial_models import (
+    KEEPS,
+    Moments,
+    adjust,
+    empirical,
+    importance_moments,
+    logged,
+)
 from nodes_tutorial.invariance.penalties import irm_penalty, rex_penalty
+from nodes_tutorial.invariance.planning import Plan, count_model, expectimax
 from nodes_tutorial.invariance.pooling import POOLS, attend, pad, pool
 from nodes_tutorial.invariance.prediction import CausalPrediction, icp
 from nodes_tutorial.invariance.sets import DeepSets, Equivariant
 from nodes_tutorial.invariance.symmetric import elementary, from_power_sums, power_sums
+from nodes_tutorial.invariance.worlds import POMDP, bear_world, do_values, episode_law
 
 __all__ = [
+    "KEEPS",
+    "POMDP",
     "POOLS",
     "CausalPrediction",
     "DeepSets",
     "Equivariant",
+    "Moments",
+    "Plan",
+    "adjust",
     "attend",
+    "bear_world",
+    "count_model",
+    "do_values",
     "elementary",
+    "empirical",
+    "episode_law",
+    "expectimax",
     "from_power_sums",
     "icp",
+    "importance_moments",
     "irm_penalty",
+    "logged",
     "pad",
     "pool",
     "power_sums",
