@@ -51,6 +51,7 @@ generalization.scale_invariance.radial_cosines generalization.stationary_factor
 generalization.information.exact_generalization generalization.classifier_information
 invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.pool
 invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.two_bit
+invariance.adjust invariance.partial_models.adjust invariance.episode_law invariance.expectimax
 """.split()
 
 
