@@ -19,6 +19,9 @@ Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Checkpoint = Annotated[Path | None, typer.Option(help="to write and resume from")]
 Every = Annotated[int, typer.Option(help="steps between checkpoints")]
 Out = Annotated[Path, typer.Option(help="file that the rows are added to")]
+Steps = Annotated[int, typer.Option(help="updates")]
+Rate = Annotated[float, typer.Option(help="largest learning rate")]
+Rates = Annotated[str, typer.Option(help="learning rates of Adam, with commas")]
 Threads = Annotated[int, typer.Option(help="threads on the CPU; 0 keeps PyTorch's choice")]
 
 

@@ -244,6 +244,30 @@ def test_residuals_decide_for_squared_errors():
     assert empirical_fisher(net, INPUT, f, likelihood=gaussian(variance)).matrix().norm() < 1e-24
 
 
+@pytest.mark.claim("prop-fisher-empirical")
+def test_logistic_classes_of_the_right_and_of_another_shape(measured):
+    """Two normal classes, turned to the target 1: one covariance makes the model right."""
+    z, unit = randn(2, 100_000, 2, seed=8), torch.eye(2, dtype=F64)
+    turn = unit.flip(0)
+    shapes = {True: (2 * unit, 2 * unit), False: (1.5 * unit - 0.9 * turn, 1.5 * unit + 0.9 * turn)}
+    for right, (a, b) in shapes.items():
+        x = 1 + torch.cat([z[0] @ a, z[1] @ b])
+        y = torch.ones(len(x), 1, dtype=F64)
+        net = nn.Linear(2, 1, bias=False, dtype=F64)
+        nn.init.zeros_(net.weight)
+        for _ in range(10):  # Newton's method
+            F = fisher_matrix(net, x, likelihood=bernoulli()).matrix()
+            slope = (net(x).sigmoid() - y).detach().mul(x).mean(0)
+            net.weight.data -= torch.linalg.solve(F, slope)
+        tilde = empirical_fisher(net, x, y, likelihood=bernoulli()).matrix()
+        off = float((torch.linalg.solve(F, tilde) - unit).norm())
+        assert (off < 0.03) == right  # four standard errors of 2e5 points
+        if right:
+            measured((net.weight - 0.5).abs().max(), "weights, sampling error")
+        else:
+            assert F[0, 1] < -0.05 and tilde[0, 1] > 0.05
+
+
 # --- the trace identity --------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from nodes_tutorial.experiments.command import (
     Every,
     Out,
     Seeds,
+    Steps,
     Threads,
     app,
     checkpoint_of,
@@ -25,7 +26,7 @@ def logistic(
     method: Annotated[str, typer.Option(help="vi, moved or vcd")] = "vcd",
     factors: Annotated[int, typer.Option(help="hidden numbers behind an image")] = 10,
     images: Annotated[int, typer.Option(help="training images, the first of MNIST's")] = 10_000,
-    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    steps: Steps = 2000,
     batch: Annotated[int, typer.Option(help="images an update")] = 50,
     rate: Annotated[float, typer.Option(help="learning rate of Adam, which falls to 0")] = 3e-3,
     moves: Annotated[int, typer.Option(help="steps of the chain, of five leapfrogs each")] = 4,
@@ -129,7 +130,7 @@ def unsure(
 @app.command()
 def beta_vae(
     betas: Annotated[str, typer.Option(help="weights of the rate, with commas")] = "1,2,4,8,16",
-    steps: Annotated[int, typer.Option(help="updates")] = 3000,
+    steps: Steps = 3000,
     rate: Annotated[float, typer.Option(help="learning rate of Adam at the start")] = 3e-3,
     width: Annotated[int, typer.Option(help="units of each hidden layer")] = 128,
     seeds: Seeds = "0",

@@ -10,7 +10,9 @@ from nodes_tutorial.experiments.command import (
     Device,
     Every,
     Out,
+    Rate,
     Seeds,
+    Steps,
     Threads,
     app,
     checkpoint_of,
@@ -23,7 +25,7 @@ from nodes_tutorial.experiments.command import (
 def ffjord(
     dataset: Annotated[str, typer.Option(help="a toy, miniboone or power")] = "8gaussians",
     model: Annotated[str, typer.Option(help="cnf, fm, realnvp, maf, gaussian or kde")] = "cnf",
-    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    steps: Steps = 2000,
     batch: Annotated[int | None, typer.Option(help="points an update")] = None,
     rate: Annotated[float | None, typer.Option(help="largest learning rate")] = None,
     hidden: Annotated[str | None, typer.Option(help="widths, such as 64,64,64")] = None,
@@ -109,9 +111,9 @@ def matching(
 @app.command()
 def images(
     dataset: Annotated[str, typer.Option(help="mnist, mnist10k or digits")] = "mnist10k",
-    steps: Annotated[int, typer.Option(help="updates")] = 2000,
+    steps: Steps = 2000,
     batch: Annotated[int, typer.Option(help="images an update")] = 64,
-    rate: Annotated[float, typer.Option(help="largest learning rate")] = 2e-3,
+    rate: Rate = 2e-3,
     levels: Annotated[int, typer.Option(help="scales of the flow")] = 2,
     depth: Annotated[int, typer.Option(help="steps of the flow on each scale")] = 4,
     width: Annotated[int, typer.Option(help="channels inside a coupling")] = 64,
