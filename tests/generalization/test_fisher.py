@@ -245,7 +245,7 @@ def test_residuals_decide_for_squared_errors():
 
 
 @pytest.mark.claim("prop-fisher-empirical")
-def test_logistic_classes_of_the_right_and_of_another_shape(measured):
+def test_logistic_classes_of_the_right_and_of_another_shape():
     """Two normal classes, turned to the target 1: one covariance makes the model right."""
     z, unit = randn(2, 100_000, 2, seed=8), torch.eye(2, dtype=F64)
     turn = unit.flip(0)
@@ -263,7 +263,7 @@ def test_logistic_classes_of_the_right_and_of_another_shape(measured):
         off = float((torch.linalg.solve(F, tilde) - unit).norm())
         assert (off < 0.03) == right  # four standard errors of 2e5 points
         if right:
-            measured((net.weight - 0.5).abs().max(), "weights, sampling error")
+            assert (net.weight - 0.5).abs().max() < 0.02
         else:
             assert F[0, 1] < -0.05 and tilde[0, 1] > 0.05
 
