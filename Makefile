@@ -49,6 +49,7 @@ bench: .venv/.bench
 	$(BIN)/python -m benchmarks.latent $(RECORD_LATENT)
 	$(BIN)/python -m benchmarks.implicit $(RECORD_IMPLICIT)
 	$(BIN)/python -m benchmarks.bayes $(RECORD_BAYES)
+	$(BIN)/python -m benchmarks.pernet $(RECORD_PERNET)
 
 # the chapters under other arithmetic, threads and seeds; C=ode/stability limits it to a chapter
 robust: .venv/.stamp

@@ -185,6 +185,29 @@ def test_a_gpu_has_times_and_errors(root):
     assert tables.gpu(root)[1:] == [["a", "ours", "1.23", ""], ["a", "ours", "1.23", "2e-05"]]
 
 
+@pytest.mark.parametrize("part", tables.SPEED)
+def test_a_record_of_speed_says_itself_which_goals_are_missed(part):
+    record = json.loads((ROOT / "results" / f"speed_{part}.json").read_text(encoding="utf-8"))
+    for goal in record["goals"]:
+        bound = float(goal["gate"][2:])
+        over = goal["measured"] >= bound
+        assert goal["holds"] == (over if goal["gate"][:2] == ">=" else goal["measured"] <= bound)
+    assert all(line["error"] != 0 for line in record["errors"] if line["contender"] == "ours")
+
+
+def test_quantities_of_single_examples_are_as_exact_as_the_peers_are():
+    record = json.loads((ROOT / "results" / "speed_pernet.json").read_text(encoding="utf-8"))
+    errors = {(line["problem"], line["contender"]): line["error"] for line in record["errors"]}
+    problems = {problem for problem, _ in errors}
+    assert len(problems) == 3 and any("BackPACK" in name for _, name in errors)
+    for problem in problems:
+        others = [
+            error for (which, name), error in errors.items()
+            if which == problem and name != "ours" and error == error  # the gradient has none
+        ]  # fmt: skip
+        assert 0 < errors[problem, "ours"] < 2 * min(others)
+
+
 def test_missed_goals_are_shown(root):
     goals = [
         {"what": "a", "measured": 1.234, "gate": ">=1.2", "stretch": "", "holds": True},

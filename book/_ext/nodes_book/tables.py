@@ -231,7 +231,8 @@ def runs(root: Path) -> list[Row]:
     return table
 
 
-SPEED = ("ode", "flows", "spline", "latent", "implicit", "bayes")  # `cuda` has a table of its own
+# `cuda` has a table of its own
+SPEED = ("ode", "flows", "spline", "latent", "implicit", "bayes", "pernet")
 
 
 def speed(root: Path) -> list[Row]:
