@@ -181,18 +181,61 @@ def test_forward_mode_is_right_or_refused(way, gradient, kind, of):
     torch.testing.assert_close(derivative(), exact, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"per_sample": True}, GRID])
 @pytest.mark.parametrize("method", METHODS_TRIED)
-def test_forward_mode_in_t(method):
+def test_forward_mode_in_t(method, options):
     field = Square().requires_grad_(False)
 
-    def end(t):
-        return odeint(field, start(), t, **tolerances(method), method=method)[-1]
+    def end(t, gradient="direct"):
+        settings = dict(tolerances(method), method=method, options=options, gradient=gradient)
+        return odeint(field, start(), t, **settings)[-1]
 
     for tangent in ([1.0, 0.0], [0.0, 1.0]):
         _, found = torch.func.jvp(end, (ENDS,), (torch.tensor(tangent, dtype=F64),))
         y = start() / (1 - 0.1 * start())
         sign = 1 if tangent[1] else -1
         torch.testing.assert_close(found, sign * 0.1 * y * y, rtol=1e-5, atol=0)
+    for gradient in ("checkpoint", "adjoint"):
+        if gradient == "checkpoint" or options != {"per_sample": True}:
+            with pytest.raises(RuntimeError, match="use gradient='direct'"):
+                torch.func.jvp(lambda t, g=gradient: end(t, g), (ENDS,), (torch.ones_like(ENDS),))
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+def test_second_derivatives_in_t_are_refused_by_the_other_modes(gradient):
+    t = torch.tensor([0.1, 0.5, 1.0], dtype=F64, requires_grad=True)
+    y = odeint(Square(), start(), t, gradient=gradient)
+    for functional in (y[-1].sum(), y[-1].square().sum()):
+        with pytest.raises(RuntimeError, match="first derivatives only"):
+            torch.autograd.grad(functional, t, create_graph=True)
+
+
+TRANSFORMS = {
+    "vmap": lambda f, y: torch.func.vmap(f)(y),
+    "grad": lambda f, y: torch.func.grad(lambda z: f(z).sum())(y),
+    "jacrev": lambda f, y: torch.func.jacrev(f)(y).sum((2, 3)),
+    "hessian": lambda f, y: torch.func.hessian(lambda z: f(z).sum())(y).sum((2, 3)),
+    "functional hessian": lambda f, y: torch.autograd.functional.hessian(
+        lambda z: f(z).sum(), y
+    ).sum((2, 3)),
+}
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("kind", TRANSFORMS)
+def test_transforms_are_right_or_refused(kind, gradient):
+    def end(y0):
+        kwargs = dict(method="rk4", options=GRID, gradient=gradient)
+        return odeint(lambda t, y: 0.1 * y * y, y0, ENDS, **kwargs)[-1]
+
+    if gradient != "direct":
+        with pytest.raises(RuntimeError, match="use gradient='direct'"):
+            TRANSFORMS[kind](end, start())
+        return
+    left = 1 - 0.1 * start()
+    value, first, second = start() / left, left**-2, 0.2 * left**-3
+    exact = {"vmap": value, "grad": first, "jacrev": first}.get(kind, second)
+    torch.testing.assert_close(TRANSFORMS[kind](end, start()), exact, rtol=1e-6, atol=0)
 
 
 # B: the backward pass sees the field of the forward pass
@@ -297,6 +340,23 @@ def test_leaves_made_inside_the_field(way, gradient):
     torch.testing.assert_close(field.w.grad, exact, rtol=1e-5, atol=0)
 
 
+@all_ways
+def test_a_field_that_differentiates_by_its_own_argument(way, gradient):
+    """It marks y itself, so an evaluation that watches for tensors must have marked it before."""
+
+    class Force(Square):
+        def forward(self, t, y):
+            with torch.enable_grad():
+                energy = (self.w * y.requires_grad_().square() / 2).sum()
+                (slope,) = torch.autograd.grad(energy, y, create_graph=True)
+            return -slope
+
+    field = Force()
+    final(way, field, start(), gradient).sum().backward()
+    exact = -(start() * torch.exp(torch.tensor(-0.1, dtype=F64))).sum()
+    torch.testing.assert_close(field.w.grad, exact, rtol=1e-5, atol=0)
+
+
 # C: slopes belong to the step
 
 
@@ -388,6 +448,19 @@ def test_later_slopes_are_checked(way, gradient, late, method):
     message = "func must return|whilst checking the return value"
     with pytest.raises((TypeError, ValueError), match=message):
         final(way, Later(wrong), start(), gradient, method)
+
+
+@all_ways
+@pytest.mark.parametrize("wrong", [None, 0.0, "slope", (torch.ones(2, 1, dtype=F64),)])
+def test_what_is_no_slope_is_named_in_every_way_in(way, gradient, wrong):
+    class Wrong(nn.Module):
+        def forward(self, t, y):
+            return wrong
+
+    # Where the package wraps the field, the tests' own type checks may come first.
+    message = "func must return tensors|whilst checking the return value"
+    with pytest.raises(TypeError, match=message):
+        final(way, Wrong(), start(), gradient)
 
 
 @pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
@@ -547,6 +620,26 @@ def test_a_grid_of_too_many_steps_is_counted_before_it_is_made():
     options = {"step_size": 1e-12}
     with pytest.raises(ValueError, match="the grid has 1000000000000 steps"):
         odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]).double(), options=options)
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+@pytest.mark.parametrize("wrong", ["w", [3], [None]])
+def test_what_is_no_parameter_is_named(gradient, wrong, as_at_the_users):
+    with pytest.raises(TypeError, match="adjoint_params must hold tensors"):
+        odeint(Square(), start(), ENDS, gradient=gradient, adjoint_params=wrong)
+
+
+def test_what_is_no_time_no_state_and_no_field_is_named(as_at_the_users):
+    run = solve(Square(), start(), ENDS)
+    for wrong in (0.5, [0.5], torch.tensor([1])):
+        with pytest.raises(TypeError, match="t must be a floating-point tensor"):
+            run.interpolate(wrong)
+    with pytest.raises(ValueError, match="t must be 1-D with times in"):
+        run.interpolate(torch.tensor(0.5))
+    with pytest.raises(TypeError, match=r"field must be an nn\.Module"):
+        ODEBlock(None)
+    with pytest.raises(TypeError, match="y0 must be a tensor"):
+        ODEBlock(Square())([1.0])
 
 
 # Tableaus of one's own
