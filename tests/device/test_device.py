@@ -31,15 +31,18 @@ from nodes_tutorial.bayes import (
     divergence_posterior,
     gibbs_objective,
     gibbs_posterior,
+    hmc,
     leave_p_out_from_evidence,
     mutual_information_gap,
     rate_parts,
 )
 from nodes_tutorial.bayes.backprop import draw_with_divergence
+from nodes_tutorial.bayes.sgld import sgld
 from nodes_tutorial.data import toy2d
 from nodes_tutorial.data.shapes import ellipses
 from nodes_tutorial.data.sinusoids import Sinusoids
 from nodes_tutorial.data.tasks import TaskSampler
+from nodes_tutorial.data.timeseries import periodic
 from nodes_tutorial.flows import (
     CNF,
     IAF,
@@ -81,6 +84,7 @@ from nodes_tutorial.generalization import (
     categorical,
     erf_ntk,
     exact_generalization,
+    fisher_matrix,
     gaussian,
     gaussian_jensen_shannon,
     gaussian_scale,
@@ -92,10 +96,12 @@ from nodes_tutorial.generalization import (
     sgld_information,
     xu_raginsky_bound,
 )
+from nodes_tutorial.implicit import hypergradient
 from nodes_tutorial.invariance import DeepSets, Equivariant, attend, elementary, power_sums
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
+from nodes_tutorial.ode.augmented import AugmentedODE
 from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
 from nodes_tutorial.ode.known_unknowns.goku import GOKUNet
 from nodes_tutorial.ode.known_unknowns.partly_known import grounding_loss
@@ -106,6 +112,7 @@ from nodes_tutorial.ode.known_unknowns.systems import (
     render_rod,
     semi_implicit_pendulum,
 )
+from nodes_tutorial.ode.latent import LatentODE
 
 pytestmark = [
     pytest.mark.usefixtures("as_at_the_users"),
@@ -471,6 +478,31 @@ NATURAL = NaturalGradient(RealNVP(2, 2, [4], generator=g()))
 BOX = BoxTarget("U1")
 A, B = torch.eye(8) + torch.ones(8, 8), torch.randn(4, 8, generator=g())
 
+TIMES4 = torch.tensor([0.0, 0.1, 0.2, 0.3])
+SEEN = periodic(3, g())[0]
+LATENT = LatentODE(1, 2, hidden=4, width=5, method="rk4", options={"step_size": 5.0}, generator=g())
+GOKU = GOKUNet(pendulum, 2, 1, 5, method="rk4", generator=g())
+AUGMENTED = AugmentedODE(2, 1, generator=g(), **GRID)
+BAYESIAN = BayesianMLP([2, 4, 3])
+SETS = DeepSets(MLP([2, 4, 3], generator=g()), MLP([3, 4, 1], generator=g()))
+
+
+def gradient_of(mode):
+    odeint(F, X, torch.tensor([0.0, 1.0]), gradient=mode, **GRID)[-1].sum().backward()
+
+
+def normal(x):
+    return -0.5 * x.square().sum(-1)
+
+
+def decayed(w, lam):
+    return 0.5 * (w - 1).square().sum() + 0.5 * lam * w.square().sum()
+
+
+def validated(w, lam):
+    return 0.5 * w.square().sum()
+
+
 # name: the call, how often the host waits, and why it must
 WAITS = {
     "density": (lambda: REALNVP.log_prob(X), 0, ""),
@@ -510,6 +542,41 @@ WAITS = {
     "neumann with a factor": (
         lambda: linalg.neumann(lambda v: v @ A, B, terms=5, alpha=0.1), 2,
         "all finite; no term grew",
+    ),
+    "own gradient": (lambda: gradient_of("checkpoint"), 2, "as the solver; the field is unchanged"),
+    "adjoint": (
+        lambda: gradient_of("adjoint"), 3, "the solver, twice: there and back; field unchanged"
+    ),
+    "augmented": (lambda: AUGMENTED(X), 1, "as the solver"),
+    "latent": (
+        lambda: LATENT.elbo(SEEN, generator=g()), 3,
+        "times begin together; the most values of a series; as the solver",
+    ),
+    "goku": (
+        lambda: GOKU.loss(FILM, TIMES4, generator=g()), 2, "is a weight given; as the solver"
+    ),
+    "hmc": (
+        lambda: hmc(normal, X, steps=4, leapfrog=3, step_size=0.3, generator=g()), 1,
+        "the density at the start, once for all steps",
+    ),
+    "sgld": (
+        lambda: sgld(normal, X, steps=8, step_size=0.1, generator=g()), 1,
+        "did a chain run away, once at the end",
+    ),
+    "bayesian network": (lambda: BAYESIAN(X, 2) + BAYESIAN.kl(), 0, ""),
+    "autoencoder": (lambda: VAE(MLP([2, 2]), MLP([1, 2]), 2.0).loss(X), 0, ""),
+    "sets": (
+        lambda: SETS(X[None], torch.ones(1, 8, dtype=torch.bool)), 0, "",
+    ),
+    "wide kernels": (lambda: relu_ntk(X, depth=2).ntk, 0, ""),
+    "conv4": (lambda: Conv4(width=2, classes=3)(torch.rand(4, 1, 28, 28)), 0, ""),
+    "fisher": (
+        lambda: fisher_matrix(MLP([2, 3]), X, likelihood=gaussian()).matrix(), 1,
+        "rows alone are as rows together",
+    ),
+    "hypergradient": (
+        lambda: hypergradient(decayed, validated, torch.tensor([0.5]), torch.tensor(1.0)), 7,
+        "stationary; in cg: active, twice, a flat direction, finite; curvature; residual",
     ),
     "cg, seldom asked": (
         lambda: linalg.cg(lambda v: v @ A, B, max_iterations=2, rtol=0.0, check_every=2), 2,
