@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
-from nodes_tutorial.checks import check_filled, check_points
+from nodes_tutorial.checks import check_filled
 from nodes_tutorial.generalization.layer_rows import LayerRows, layer_gram
 
 
@@ -20,7 +20,7 @@ class TangentKernel:
 
     Args:
         module: from inputs to rows of outputs; each example alone.
-        x: inputs (n, ...), one example each.
+        x: inputs (n, ...), one example each, numbers or indices as the module takes them.
         y: a second set (m, ...); None means x.
         params: values of parameters by name, in place of the module's own.
 
@@ -31,10 +31,9 @@ class TangentKernel:
         reason: why the route is "rows"; empty otherwise.
 
     Raises:
-        TypeError: ``x`` or ``y`` is no tensor of floating-point numbers.
-        ValueError: no examples, examples of ``y`` of another shape, unknown names or other shapes
-            in ``params``; a module without trainable parameters, whose outputs are no rows, or
-            that mixes examples, as batch normalization in training does.
+        ValueError: no examples, examples of ``y`` of another shape or dtype, unknown names or
+            other shapes in ``params``; a module without trainable parameters, whose outputs are
+            no rows, or that mixes examples, as batch normalization in training does.
 
     Chapter: def-ntk-kernel
 
@@ -58,11 +57,14 @@ class TangentKernel:
         *,
         params: Mapping[str, Tensor] | None = None,
     ) -> None:
-        check_points("x", x)
         check_filled("x", x)
         if y is not None:
-            check_points("y", y, x.shape[1:], x)
             check_filled("y", y)
+            if y.shape[1:] != x.shape[1:] or y.dtype != x.dtype:
+                raise ValueError(
+                    f"y must hold examples like those of x, {x.dtype} of shape "
+                    f"{tuple(x.shape[1:])}, got {y.dtype} of shape {tuple(y.shape[1:])}"
+                )
         if params is not None:
             module = _with_values(module, params)
         self._mine = LayerRows(module, x)
@@ -140,7 +142,6 @@ def empirical_ntk(
         of output o at x_i and of output p at y_j.
 
     Raises:
-        TypeError: as for ``TangentKernel``.
         ValueError: as for ``TangentKernel``.
 
     Chapter: def-ntk-kernel

@@ -168,6 +168,18 @@ def test_other_modules_take_the_general_route_and_say_why(reason):
     assert (empirical_ntk(net, x) - by_definition(net, x, x)).abs().max() < 1e-11
 
 
+def test_indices_of_an_embedding_take_the_general_route():
+    net = filled(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Tanh(), nn.Linear(6, 2)))
+    x, y = torch.tensor([[0, 1], [4, 4], [2, 0]]), torch.tensor([[1, 3], [0, 0]])
+    kernel = TangentKernel(net, x, y)
+    assert kernel.route == "rows" and kernel.reason == "0.weight belongs to no linear or " + (
+        "convolution layer"
+    )
+    oracle, v = by_definition(net, x, y), randn(2, 2)
+    assert (kernel.matrix() - oracle).abs().max() < 1e-12
+    assert (kernel.product(v) - torch.einsum("nmop,mp->no", oracle, v)).abs().max() < 1e-12
+
+
 class Overwriting(nn.Module):
     def __init__(self):
         super().__init__()
@@ -889,7 +901,8 @@ def test_bad_input_is_named(as_at_the_users):
     several = WideEnsemble(2, 2, 3, dtype=F64)
     value = {
         "x must hold at least one point": lambda: empirical_ntk(net, x[:0]),
-        "y must end in the axes": lambda: empirical_ntk(net, x, randn(4, 2)),
+        "y must hold examples like those of x": lambda: empirical_ntk(net, x, randn(4, 2)),
+        r"got torch.float32 of shape \(3,\)": lambda: empirical_ntk(net, x, x.float()),
         "y must hold at least one point": lambda: empirical_ntk(net, x, x[:0]),
         "module must take examples one by one": lambda: empirical_ntk(norm, x),
         "module must treat each example alone": lambda: empirical_ntk(mixed, x),
@@ -917,8 +930,7 @@ def test_bad_input_is_named(as_at_the_users):
     with pytest.raises(ValueError, match="module must have trainable parameters"):
         linearize(nn.Tanh())
     kind = {
-        "x must hold floating-point numbers": lambda: empirical_ntk(net, torch.zeros(2, 3).long()),
-        "y must be torch.float64": lambda: empirical_ntk(net, x, x.float()),
+        "x must hold floating-point numbers": lambda: relu_ntk(torch.zeros(2, 3).long()),
         "depth must be an integer": lambda: relu_ntk(x, depth=1.5),
         "generator must be a torch.Generator": lambda: wide_net(2, 3, generator=0),
         "time must be a number": lambda: ntk_gp(X, Y, NEW, kernels=relu_ntk, time="long"),
