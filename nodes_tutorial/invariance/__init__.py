@@ -5,6 +5,7 @@ The part is flat. Read the modules of a chapter in the order of its line:
 deep_sets: ``pooling`` ``sets`` ``symmetric``
 irm: ``penalties`` ``prediction``
 partial_models: ``worlds`` ``partial_models`` ``planning``
+straightening: ``straightness`` ``slow`` ``vision``
 """
 
 from nodes_tutorial.invariance.partial_models import (
@@ -20,7 +21,10 @@ from nodes_tutorial.invariance.planning import Plan, count_model, expectimax
 from nodes_tutorial.invariance.pooling import POOLS, attend, pad, pool
 from nodes_tutorial.invariance.prediction import CausalPrediction, icp
 from nodes_tutorial.invariance.sets import DeepSets, Equivariant
+from nodes_tutorial.invariance.slow import SlowFeatures, sfa
+from nodes_tutorial.invariance.straightness import curvature
 from nodes_tutorial.invariance.symmetric import elementary, from_power_sums, power_sums
+from nodes_tutorial.invariance.vision import center_surround, oriented_energy
 from nodes_tutorial.invariance.worlds import POMDP, bear_world, do_values, episode_law
 
 __all__ = [
@@ -32,10 +36,13 @@ __all__ = [
     "Equivariant",
     "Moments",
     "Plan",
+    "SlowFeatures",
     "adjust",
     "attend",
     "bear_world",
+    "center_surround",
     "count_model",
+    "curvature",
     "do_values",
     "elementary",
     "empirical",
@@ -46,8 +53,10 @@ __all__ = [
     "importance_moments",
     "irm_penalty",
     "logged",
+    "oriented_energy",
     "pad",
     "pool",
     "power_sums",
     "rex_penalty",
+    "sfa",
 ]

@@ -97,7 +97,16 @@ from nodes_tutorial.generalization import (
     xu_raginsky_bound,
 )
 from nodes_tutorial.implicit import hypergradient
-from nodes_tutorial.invariance import DeepSets, Equivariant, attend, elementary, power_sums
+from nodes_tutorial.invariance import (
+    DeepSets,
+    Equivariant,
+    attend,
+    center_surround,
+    curvature,
+    elementary,
+    oriented_energy,
+    power_sums,
+)
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -401,6 +410,11 @@ COMPUTED = {
     ),
     "layer of sets": (lambda: Equivariant(2, 3), [rows(6, 5, 2)], lambda f, x: f(x), None),
     "attention": (lambda: None, [rows(6, 5, 2)], lambda f, x: attend(x, x, x), None),
+    "curvature": (
+        lambda: None, [rows(3, 8, 8)], lambda f, x: curvature(
+            oriented_energy(center_surround(x), 2, 2).flatten(1)
+        ), False,
+    ),
     "power sums": (lambda: None, [rows(6, 3)], lambda f, x: elementary(power_sums(x)), None),
     "wide kernels": (
         lambda: None, [rows(4, 3)],

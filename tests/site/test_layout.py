@@ -52,6 +52,7 @@ generalization.information.exact_generalization generalization.classifier_inform
 invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.pool
 invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.two_bit
 invariance.adjust invariance.partial_models.adjust invariance.episode_law invariance.expectimax
+invariance.curvature invariance.sfa invariance.oriented_energy
 """.split()
 
 
