@@ -100,12 +100,17 @@ from nodes_tutorial.implicit import hypergradient
 from nodes_tutorial.invariance import (
     DeepSets,
     Equivariant,
+    adjust,
     attend,
     center_surround,
     curvature,
     elementary,
+    expectimax,
+    importance_moments,
+    irm_penalty,
     oriented_energy,
     power_sums,
+    rex_penalty,
 )
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
@@ -416,6 +421,22 @@ COMPUTED = {
         ), False,
     ),
     "power sums": (lambda: None, [rows(6, 3)], lambda f, x: elementary(power_sums(x)), None),
+    "penalties of environments": (
+        lambda: None, [rows(4, 6), rows(6)],
+        lambda f, z, y: irm_penalty(z, y, halves=True) + rex_penalty(z), None,
+    ),
+    "adjustment": (
+        lambda: None, [rows(2, 2, 2, 2, 3), rows(3)],
+        lambda f, table, reward: adjust(table, reward), False,
+    ),
+    "importance weights": (
+        lambda: None, [rows(2, 3), rows(2, 3), rows(3)],
+        lambda f, b, target, reward: sum(importance_moments(b, target, reward)), False,
+    ),
+    "plan": (
+        lambda: None, [rows(3, 2), rows(3, 2, 2), rows(3, 2, 2, 3)],
+        lambda f, z, reward, follow: expectimax(z, reward, follow, steps=2).value, None,
+    ),
     "wide kernels": (
         lambda: None, [rows(4, 3)],
         lambda f, x: relu_ntk(x, depth=2).ntk + erf_ntk(x, x).nngp, None,
