@@ -33,7 +33,6 @@ class LayerRows(Rows):
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
-        self.versions: list[tuple[Tensor, int]] = []
         super().__init__(module, x)
         self.route = "examples"  # the layers of ``Rows.every`` are linear ones alone
         self.reason = self._reason()

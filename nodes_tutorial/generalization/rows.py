@@ -21,8 +21,8 @@ class Layer(NamedTuple):
 class Rows:
     r"""The vectors :math:`J_i^\top s_{ik}` for covectors s of the outputs, one row each.
 
-    With ``nn.Linear`` layers alone, called once each on rows, a layer's part of a row is
-    :math:`\delta_{ik}\otimes(a_i,1)`, and what is wanted of the rows comes from the matrices of
+    With ``nn.Linear`` layers alone, called once each on rows and without a parameter in common, a
+    layer's part of a row is :math:`\delta_{ik}\otimes(a_i,1)`, and what is wanted of the rows comes from the matrices of
     :math:`\delta` and a: no row is formed. This is ``route = "layers"``. For any other module the
     rows are formed by ``vmap``, ``route = "examples"``.
 
@@ -43,18 +43,20 @@ class Rows:
         self.names, self.parameters = list(named), list(named.values())
         self.size = sum(p.numel() for p in self.parameters)
         self.calls: list[tuple[nn.Linear, Tensor, GradientEdge]] = []
+        self.versions: list[tuple[Tensor, int]] = []
         self.outputs = self._forward()
         self._check_independent()
-        owned = {id(p) for layer, _, _ in self.calls for p in layer.parameters()}
-        once = len({id(layer) for layer, _, _ in self.calls}) == len(self.calls)
+        owned = [id(p) for layer, _, _ in self.calls for p in layer.parameters()]
+        once = all(owned.count(id(p)) == 1 for p in self.parameters)
         plain = all(a.ndim == 2 and len(a) == len(x) for _, a, _ in self.calls)
-        whole = all(id(p) in owned for p in self.parameters)
-        self.route = "layers" if once and plain and whole else "examples"
+        kept = all(a._version == version for a, version in self.versions)
+        self.route = "layers" if once and plain and kept else "examples"
 
     def _forward(self) -> Float[Tensor, "n out"]:
         def note(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # the edge stays valid when an activation overwrites the output
             self.calls.append((layer, inputs[0].detach(), get_gradient_edge(output)))
+            self.versions.append((inputs[0], inputs[0]._version))
 
         linear = [m for m in self.module.modules() if type(m) is nn.Linear]
         hooks = [m.register_forward_hook(note) for m in linear if any(map(_trains, m.parameters()))]

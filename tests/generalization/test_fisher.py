@@ -513,3 +513,50 @@ def test_bad_input_is_named(as_at_the_users):
         with pytest.raises(ValueError, match=message):
             call()
     assert fisher_matrix(norm.eval(), INPUT, likelihood=gaussian()).route == "examples"
+
+
+class Shared(nn.Module):
+    """Two layers that share a weight, or a sum that overwrites what a layer has taken in."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.tied, self.first, self.last = tied, nn.Linear(3, 3), nn.Linear(3, 3)
+        if tied:
+            self.last.weight = self.first.weight
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        after = self.last(h)
+        return after if self.tied else h.add_(after)
+
+
+def made(tied):
+    torch.manual_seed(0)
+    module, x = Shared(tied).double(), torch.randn(5, 3, dtype=torch.float64)
+    y = torch.zeros(5, 3, dtype=torch.float64)
+    return module, x, lambda: gauss_newton(module, x, y, likelihood=gaussian())
+
+
+def test_layers_that_share_a_weight_are_left_to_the_examples():
+    module, x, matrix_of = made(tied=True)
+    found, J = matrix_of(), jacobian_rows(module, x)
+    assert found.route == "examples"
+    torch.testing.assert_close(found.matrix(), torch.einsum("nop,noq->pq", J, J) / 5)
+    torch.testing.assert_close(found.diagonal(), found.matrix().diagonal())
+
+
+def test_a_layer_whose_input_is_overwritten_is_refused_as_autograd_does():
+    _, _, matrix_of = made(tied=False)
+    assert matrix_of().route == "examples"
+    with pytest.raises(RuntimeError, match="modified by an inplace"):
+        matrix_of().diagonal()
+
+
+def jacobian_rows(module, x):
+    weights = {name: p.detach() for name, p in module.named_parameters()}
+
+    def out(weights):
+        return torch.func.functional_call(module, weights, (x,))
+
+    parts = torch.func.jacrev(out)(weights)
+    return torch.cat([parts[name].flatten(2) for name, _ in module.named_parameters()], 2)
