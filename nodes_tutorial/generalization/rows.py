@@ -22,9 +22,9 @@ class Rows:
     r"""The vectors :math:`J_i^\top s_{ik}` for covectors s of the outputs, one row each.
 
     With ``nn.Linear`` layers alone, called once each on rows and without a parameter in common, a
-    layer's part of a row is :math:`\delta_{ik}\otimes(a_i,1)`, and what is wanted of the rows comes from the matrices of
-    :math:`\delta` and a: no row is formed. This is ``route = "layers"``. For any other module the
-    rows are formed by ``vmap``, ``route = "examples"``.
+    layer's part of a row is :math:`\delta_{ik}\otimes(a_i,1)`, and what is wanted of the rows comes
+    from the matrices of :math:`\delta` and a: no row is formed. This is ``route = "layers"``. For
+    any other module the rows are formed by ``vmap``, ``route = "examples"``.
 
     Args:
         module: outputs of one example must not depend on others.
