@@ -26,7 +26,7 @@ PACKAGES = [
     f"nodes_tutorial.{name}"
     for name in (
         *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.odenet"),
-        *("ode.residual", "ode.solvers", "ode.stability"),
+        *("ode.residual", "ode.solvers", "ode.stability", "ode.stiffness"),
         *("bayes", "flows", "generalization", "implicit", "invariance"),
         *("nets", "linalg", "data", "training", "plots"),
     )

@@ -22,6 +22,7 @@ ode.nets.ODEBlock ode.nets.ODENet ode.nets.ResNet ode.nets.RKNet
 ode.ODEBlock ode.ODENet ode.ResNet ode.RKNet ode.ResidualNet
 ode.augmented.AugmentedODE ode.coupled.CoupledODE
 ode.latent.LatentODE ode.latent.ODERNN data.timeseries.spirals
+ode.stiffness.odeint_stiff ode.stiffness.solve_stiff ode.stiffness.stability_function
 ode.goku.GOKUNet ode.known_unknowns.GOKUNet
 flows.fit_gaussian flows.KernelDensity flows.Flow
 flows.planar.PlanarTransform flows.coupling.NICE flows.coupling.RealNVP flows.glow.Glow

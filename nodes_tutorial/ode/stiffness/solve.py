@@ -34,6 +34,8 @@ class StiffSolution(NamedTuple):
     """Evaluations of the field, without those inside Jacobians and gradients."""
     jacobians: int
     """Number of Jacobians, each as dear as one evaluation for each dimension."""
+    step_ends: list[float]
+    """Times at which the accepted steps end."""
 
 
 @dataclass
@@ -143,14 +145,14 @@ def solve_stiff(
     method = named_method(method, adaptive=step_size is None)
     times = t.detach().double().tolist()
     way = 1.0 if times[-1] > times[0] else -1.0
-    now, y, states = times[0], y0, [y0]
+    now, y, states, step_ends = times[0], y0, [y0], []
     slope = func(torch.tensor(now, dtype=y.dtype, device=y.device), y)
     if not isinstance(slope, Tensor) or slope.shape != y.shape or slope.dtype != y.dtype:
         shown = (tuple(slope.shape), slope.dtype) if isinstance(slope, Tensor) else type(slope)
         raise ValueError(f"func must return a tensor like y0, {tuple(y.shape)} {y.dtype}: {shown}")
     if not bool(y.isfinite().all() & slope.isfinite().all()):
         raise SolverError("y0 or the field there is NaN or Inf", now, 0.0, rms(y))
-    steps, rejected, nfe, jacobians = 0, 0, 1, 0
+    rejected, nfe, jacobians = 0, 1, 0
     size = step_size
     if size is None:
         span = abs(times[-1] - now)
@@ -159,7 +161,7 @@ def solve_stiff(
         if step_size is not None:  # equal steps, no longer than step_size
             size = abs(end - begin) / ceil(abs(end - begin) / step_size * (1 - 1e-12))
         while (end - now) * way > 0:
-            if steps + rejected >= max_steps:
+            if len(step_ends) + rejected >= max_steps:
                 raise SolverError(f"max_steps = {max_steps} reached", now, size, rms(y))
             if size <= 16 * torch.finfo(torch.float64).eps * max(abs(now), abs(end)):
                 raise SolverError("the step size underflows", now, size, rms(y))
@@ -180,9 +182,11 @@ def solve_stiff(
                     size, rejected = factor * abs(h), rejected + 1
                     continue
                 size = max(size, factor * abs(h)) if last else factor * abs(h)
-            now, y, slope, steps = end if last else now + h, made.y, made.slope, steps + 1
+            now, y, slope = end if last else now + h, made.y, made.slope
+            step_ends.append(now)
         states.append(y)
-    return StiffSolution(torch.stack(states), steps, rejected, nfe, jacobians)
+    y = torch.stack(states)
+    return StiffSolution(y, len(step_ends), rejected, nfe, jacobians, step_ends)
 
 
 def odeint_stiff(
@@ -238,13 +242,5 @@ def odeint_stiff(
     >>> f"{y[-1].item():.3f}"
     '0.540'
     """
-    return solve_stiff(
-        func,
-        y0,
-        t,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        step_size=step_size,
-        max_steps=max_steps,
-    ).y
+    how = {"rtol": rtol, "atol": atol, "method": method}
+    return solve_stiff(func, y0, t, **how, step_size=step_size, max_steps=max_steps).y
