@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nodes_tutorial.ode.stiffness.newton import row_jacobian
+from nodes_tutorial.ode.stiffness.iteration import row_jacobian
 
 
 class _FirstDerivatives(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor
 from nodes_tutorial.ode.solvers.control import SolverError, rms
 from nodes_tutorial.ode.stiffness.checks import check_numbers, check_problem, named_method
 from nodes_tutorial.ode.stiffness.implicit import with_gradient
-from nodes_tutorial.ode.stiffness.newton import NewtonError, newton, row_jacobian
+from nodes_tutorial.ode.stiffness.iteration import NewtonError, newton, row_jacobian
 from nodes_tutorial.ode.stiffness.tableaus import DiagonallyImplicit
 
 NEWTON_SHARE = 0.01  # of the tolerance: what Newton may leave, so that it hides in no estimate
@@ -66,9 +66,8 @@ def _attempt(func, method: DiagonallyImplicit, t: float, y, slope, h: float, tol
             return func(node, x)
 
         known = y + sum((h * a * k for a, k in zip(row, slopes, strict=False) if a), 0.0)
-        guess = (known + weight * slopes[-1]).detach() if slopes else start
         with torch.no_grad():
-            found, evaluated, fresh = newton(field, known, weight, guess, scale, jacobian)
+            found, evaluated, fresh = newton(field, known, weight, start, scale, jacobian)
         nfe, jacobians = nfe + evaluated, jacobians + fresh
         if found is None:
             return _Step(None, None, None, nfe, jacobians)

@@ -27,7 +27,7 @@ F64 = torch.float64
 UNIT = torch.tensor([0.0, 1.0], dtype=F64)
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 L_STABLE = ("implicit_euler", "sdirk2", "tr_bdf2")
-NEWTON = importlib.import_module("nodes_tutorial.ode.stiffness.newton")
+NEWTON = importlib.import_module("nodes_tutorial.ode.stiffness.iteration")
 
 
 def pendulum(t, y):
