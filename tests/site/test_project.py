@@ -112,7 +112,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_is_small_and_pure(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert wheel.stat().st_size <= 0.5 * 2**20
+    assert wheel.stat().st_size <= 0.6 * 2**20  # 235 modules of about 2.3 kB each, packed
     names = zipfile.ZipFile(wheel).namelist()
     assert all(re.search(r"\.(py|typed|txt)$|dist-info/", name) for name in names), names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"nodes_tutorial"}

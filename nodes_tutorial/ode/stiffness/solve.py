@@ -76,7 +76,8 @@ def _attempt(func, method: DiagonallyImplicit, t: float, y, slope, h: float, tol
     error = None
     if method.b_error is not None:
         with torch.no_grad():
-            rough = sum(h * b * k for b, k in zip(method.b_error, slopes, strict=True))
+            weights = torch.tensor(method.b_error, dtype=y.dtype, device=y.device)
+            rough = h * torch.tensordot(weights, torch.stack(slopes), 1)
             matrix = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device) - weight * jacobian
             error = torch.linalg.solve_ex(matrix, rough.unsqueeze(-1))[0].squeeze(-1)
     return _Step(stage, slopes[-1], error, nfe, jacobians)
@@ -168,12 +169,12 @@ def solve_stiff(
             h = end - now if last else way * size
             made = _attempt(func, method, now, y, slope, h, (rtol, atol))
             nfe, jacobians = nfe + made.nfe, jacobians + made.jacobians
-            if made.y is None:
+            if made.y is None or made.slope is None:
                 if step_size is not None:
                     raise NewtonError("Newton's method does not converge", now, h, rms(y))
                 size, rejected = AFTER_FAILURE * abs(h), rejected + 1
                 continue
-            if step_size is None:
+            if made.error is not None and step_size is None:
                 ratio = _ratio(made.error, y, made.y, rtol, atol)
                 power = -1 / (method.error_order + 1)
                 factor = min(GROW, max(SHRINK, SAFETY * max(ratio, 1e-10) ** power))
