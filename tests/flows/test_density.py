@@ -210,6 +210,35 @@ def test_nearest_gaussian_has_the_moments(measured):
 
 
 @pytest.mark.claim("cor-density-moments")
+def test_nearest_gaussian_of_the_plane_has_the_covariance(measured):
+    """Cross-entropies of a mixture by Gauss and Hermite, at the moments and beside them."""
+    node, weight = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(20))
+    weight = (weight / weight.sum()).outer(weight / weight.sum()).flatten()
+    grid = torch.cartesian_prod(node, node)
+    centers = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.0, -2.0]], dtype=F64)
+    x = (centers[:, None] + grid @ torch.tensor([[0.6, 0.2], [0.0, 0.9]], dtype=F64)).flatten(0, 1)
+    weight = (weight / 3).repeat(3)
+    mean = weight @ x
+    covariance = ((x - mean).mT * weight) @ (x - mean)
+
+    def cross(mean, covariance):
+        return -float(weight @ Gaussian(mean, covariance).log_prob(x))
+
+    least = cross(mean, covariance)
+    exact = 0.5 * float(torch.logdet(math.tau * math.e * covariance))
+    assert measured(abs(least - exact), "cross-entropy") < 1e-12
+    for k in range(50):
+        shift, turn = (
+            0.1 * randn(2, seed=k),
+            torch.eye(2, dtype=F64) + 0.1 * randn(2, 2, seed=99 + k),
+        )
+        moved = turn @ covariance @ turn.mT
+        assert cross(mean + shift, covariance) > least + 1e-6
+        if not torch.allclose(moved, covariance, atol=1e-3):
+            assert cross(mean, moved) > least + 1e-7
+
+
+@pytest.mark.claim("cor-density-moments")
 def test_best_gaussian_of_the_eight_is_the_first_rung(measured):
     variance = (4 / 1.414) ** 2 / 2 + (0.5 / 1.414) ** 2
     rung = Gaussian(torch.zeros(2, dtype=F64), variance * torch.eye(2, dtype=F64)).entropy()

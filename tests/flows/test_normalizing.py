@@ -1,5 +1,6 @@
 """Claims of the chapter on the change of variables."""
 
+import itertools
 import json
 import math
 import statistics
@@ -32,6 +33,7 @@ from nodes_tutorial.flows import (
     made_masks,
 )
 from nodes_tutorial.flows.planar import solve_score
+from nodes_tutorial.flows.targets import ENERGIES
 from nodes_tutorial.nets import MLP
 
 F64 = {"dtype": torch.float64}
@@ -467,6 +469,21 @@ def test_free_energy_falls_without_bound_on_the_plane(measured):
         assert measured(abs(free - exact), "free energy") < 1e-9
     # with log Z of the box the "divergence" is negative from a length of 9 on
     assert -math.log(9 * math.sqrt(math.tau) * 0.4) + 2.0821 < 0
+
+
+@pytest.mark.claim("prop-normalizing-slide")
+@pytest.mark.parametrize("name", ["U1", "U2", "U3", "U4"])
+def test_the_mass_of_the_targets_on_the_plane(name):
+    """Doubling the length doubles Z of U2 to U4, so -log Z falls by log 2 each time; not of U1."""
+    across = torch.linspace(-12, 12, 1201, **F64)
+    masses = []
+    for length in (16.0, 32.0, 64.0):  # whole periods of 4
+        along = torch.linspace(-length, length, 2001, **F64)
+        z = torch.stack(torch.meshgrid(along, across, indexing="ij"), -1)
+        masses.append(torch.trapezoid(torch.trapezoid((-ENERGIES[name](z)).exp(), across), along))
+    falls = [float((b / a).log()) for a, b in itertools.pairwise(masses)]
+    for fall in falls:
+        assert abs(fall - (0 if name == "U1" else math.log(2))) < 0.02
 
 
 @pytest.mark.claim("prop-normalizing-slide")
