@@ -14,7 +14,7 @@ ROUNDING = 8  # a residual of this many roundings of its own terms cannot be mad
 
 
 class NewtonError(SolverError):
-    """The equation of a stage was not solved; attributes as :class:`SolverError`."""
+    """The equation of a stage was not solved; its attributes are those of ``SolverError``."""
 
 
 def row_jacobian(

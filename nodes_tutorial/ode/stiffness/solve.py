@@ -202,9 +202,9 @@ def odeint_stiff(
 ) -> Float[Tensor, "times *batch dim"]:
     r"""Solve a stiff problem :math:`\dot y = f(t, y),\; y(t_0) = y_0` at the times t.
 
-    The call is that of :func:`odeint`, with other methods. All rows of a batch make the same
-    steps, which the worst row decides. Every output time ends a step. Adaptive control waits for
-    the device once in each iteration of Newton's method.
+    The call is that of :func:`nodes_tutorial.ode.odeint`, with other methods. All rows of a batch
+    make the same steps, which the worst row decides. Every output time ends a step. Adaptive
+    control waits for the device once in each iteration of Newton's method.
 
     Args:
         func: the field, ``func(t, y)``, with t a 0-d tensor; each row of y by itself. It must be
