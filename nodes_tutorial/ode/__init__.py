@@ -11,6 +11,7 @@ from nodes_tutorial.ode import (
     adjoint,
     augmented,
     coupled,
+    events,
     known_unknowns,
     latent,
     odenet,
@@ -18,6 +19,7 @@ from nodes_tutorial.ode import (
     solvers,
     stability,
 )
+from nodes_tutorial.ode.events import odeint_event
 from nodes_tutorial.ode.known_unknowns import goku
 from nodes_tutorial.ode.odeint import odeint, odeint_adjoint
 from nodes_tutorial.ode.odenet import ODEBlock, ODENet, ResNet, RKNet
@@ -45,12 +47,14 @@ __all__ = [
     "adjoint",
     "augmented",
     "coupled",
+    "events",
     "goku",
     "known_unknowns",
     "latent",
     "nets",
     "odeint",
     "odeint_adjoint",
+    "odeint_event",
     "odenet",
     "residual",
     "solve",
