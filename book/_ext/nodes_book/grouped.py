@@ -50,7 +50,7 @@ class Grouped:
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in rows:
             groups.setdefault(tuple(row[entry] for entry in self.keys.values()), []).append(row)
-        for key, same in groups.items():
+        for key, same in sorted(groups.items()):
             line = [f"{part:g}" if isinstance(part, float) else str(part) for part in key]
             cells = [cell([row.get(c.entry) for row in same], c) for c in self.columns]
             seconds = fmean(row["cpu_seconds"] for row in same)
