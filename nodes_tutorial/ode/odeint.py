@@ -28,10 +28,10 @@ def odeint(
 ) -> State:
     r"""Solve :math:`\dot y = f(t, y),\; y(t_0) = y_0` and return y at the times t.
 
-    The calling convention is torchdiffeq's, but events are for ``odeint_event``; ``t`` has two
-    times or more;
-    ``y0`` is real, and the parts of a tuple share one dtype; tolerances are numbers; the options
-    are those below (``max_steps`` is its ``max_num_steps``); ``rk4`` is not the 3/8 rule.
+    The calling convention is torchdiffeq's, but events are for ``odeint_event``; ``t`` has at
+    least two times; ``y0`` is real, and the parts of a tuple share one dtype; tolerances are
+    numbers; the options are those below (``max_steps`` is its ``max_num_steps``); ``rk4`` is not
+    the 3/8 rule.
 
     The field gets t and y in the dtype of ``y0`` on its device, so the weights of a module must
     have the same: ``net.double()`` for a ``y0`` in float64. The solver keeps time in float64.
