@@ -114,6 +114,27 @@ def test_gradients_of_value_and_products(name, probed):
         assert torch.autograd.gradcheck(slope, [first, *others[:2]])
 
 
+@pytest.mark.parametrize("probed", [False, True])
+def test_a_graph_of_the_gradient_does_not_change_it(probed):
+    """Through steps that share their weights, as in a solve: no part is counted twice."""
+    field, x, _ = case("tanh", 4)
+    v = torch.randn(2, 4, 3, generator=rng(4), dtype=F64) if probed else None
+
+    def loss():
+        y, total = x, 0.0
+        for _ in range(12):
+            value, products = field.value_and_tangents(TIME, y, v)
+            y, total = y + 0.1 * value, total + products.square().sum()
+        return total + y.sin().sum()
+
+    weights = list(field.parameters())
+    plain = torch.autograd.grad(loss(), weights)
+    again = torch.autograd.grad(loss(), weights, create_graph=True)
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12)
+        assert b.requires_grad
+
+
 @pytest.mark.parametrize("activation", sorted(nets.ACTIVATIONS))
 def test_lean_backward_pass_is_the_plain_one(activation, monkeypatch):
     field, x, _ = case(activation, 6)
