@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nodes_tutorial.checks import check_count, check_generator, check_points
-from nodes_tutorial.flows.targets import evidence
+from nodes_tutorial.flows.weights import evidence
 
 
 @runtime_checkable

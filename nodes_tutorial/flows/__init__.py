@@ -6,7 +6,7 @@ density: ``density``, ``kde``, ``targets``
 normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
 continuous: ``continuous``, ``field``
 ffjord: ``trace``, ``regularize``
-conditional: ``conditional``, ``spline``, ``targets``
+conditional: ``conditional``, ``spline``, ``weights``
 matching: ``matching``, ``transport``
 """
 
@@ -28,16 +28,9 @@ from nodes_tutorial.flows.matching import PosteriorVelocity, flow_matching_loss
 from nodes_tutorial.flows.planar import PlanarTransform
 from nodes_tutorial.flows.regularize import penalized_nll
 from nodes_tutorial.flows.spline import NSF, SplineCoupling, rational_quadratic
-from nodes_tutorial.flows.targets import (
-    ENERGIES,
-    BoxTarget,
-    Evidence,
-    Weighted,
-    evidence,
-    importance,
-    reverse_kl,
-)
+from nodes_tutorial.flows.targets import ENERGIES, BoxTarget, reverse_kl
 from nodes_tutorial.flows.transport import optimal_pairs, straightness, wasserstein2
+from nodes_tutorial.flows.weights import Evidence, Weighted, evidence, importance
 
 __all__ = [
     "CNF",

@@ -85,10 +85,6 @@ class MLP(nn.Module):
         :math:`\sigma'(h)\,p`, and :math:`\sigma'` comes from the output :math:`\sigma(h)` where
         it can. All tangents are one batch.
 
-        A known fault: where calls with the same weights are chained, as in a solve, gradients of
-        the weights that are taken with ``create_graph=True`` count parts twice. Plain gradients
-        are right, and so are derivatives in ``x`` of any order.
-
         Args:
             x: inputs of the network.
             v: directions, k for each input; None means all unit vectors, for which the first

@@ -59,6 +59,8 @@ def _traced(bias: Tensor, v: Tensor | None) -> bool:
     """Whether a compiler or a function transform looks on, or there is a case left to autograd."""
     if torch.compiler.is_compiling() or bias.dim() > 1 or (v is not None and v.requires_grad):
         return True
+    if torch.is_autocast_enabled(bias.device.type):  # layers in one dtype, slopes in another
+        return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -139,9 +141,14 @@ class _Propagate(Function):
 
 
 def _again(ctx, x: Tensor, v: Tensor | None, affine: list[Tensor], gh: Tensor, gp: Tensor):
-    """The backward pass as operations that can be differentiated."""
-    inputs, wanted = [x, v, *affine], ctx.needs_input_grad[1:]
+    """The backward pass as operations that can be differentiated.
+
+    It takes aliases: behind x itself may be earlier layers with the same weights, whose part of
+    the gradient autograd adds later.
+    """
+    inputs = [None if part is None else part.view_as(part) for part in (x, v, *affine)]
+    wanted = ctx.needs_input_grad[1:]
     chosen = [part for part, want in zip(inputs, wanted, strict=True) if want]
-    y, p = _plain(ctx.activation, affine, x, v)
+    y, p = _plain(ctx.activation, inputs[2:], *inputs[:2])
     found = iter(torch.autograd.grad((y, p), chosen, (gh, gp), create_graph=True))
     return None, *(next(found) if want else None for want in wanted)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from nodes_tutorial.nets.stack import Generators, Stack, sources
 from nodes_tutorial.ode.odeint import odeint
+from nodes_tutorial.ode.solvers.options import find_tableau
 from nodes_tutorial.ode.solvers.solution import solve
-from nodes_tutorial.ode.solvers.tableaus import METHODS
+from nodes_tutorial.ode.solvers.tableaus import Tableau
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -133,7 +134,7 @@ class AugmentedODE(nn.Module):
         field: a field to use in place of the MLP; not with several generators.
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step, in units of the state.
-        method: a key of ``METHODS``.
+        method: a key of ``METHODS``, or a ``Tableau``.
         options: as for ``odeint``.
         dtype: dtype of the weights; None means PyTorch's default.
         device: device of the weights; None means PyTorch's default.
@@ -168,7 +169,7 @@ class AugmentedODE(nn.Module):
         field: Field | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-3,
-        method: str = "dopri5",
+        method: str | Tableau = "dopri5",
         options: dict[str, Any] | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -218,7 +219,7 @@ class AugmentedODE(nn.Module):
         attempts = run.accepted + run.rejected
         if not isinstance(attempts, Tensor):  # fixed steps: all networks take the same
             return torch.full([self.copies] if self.copies else [], run.nfe)
-        tableau = METHODS[self.method]
+        tableau = find_tableau(self.method)
         return run.nfe - (tableau.stages - tableau.fsal) * (attempts.max() - attempts)
 
     def _settings(self) -> dict[str, Any]:

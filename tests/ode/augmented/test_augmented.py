@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from nodes_tutorial import data
 from nodes_tutorial.data.nested import flip, nested_spheres
 from nodes_tutorial.nets import TimeMLP
-from nodes_tutorial.ode import odeint
+from nodes_tutorial.ode import METHODS, odeint
 from nodes_tutorial.ode.augmented.model import AugmentedODE, lift, pad, shear
 
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -273,6 +273,14 @@ def test_stacked_networks_do_not_see_each_other(dims):
 def test_fixed_steps_count_too():
     two = AugmentedODE(1, 1, generator=[rng(0), rng(1)], method="rk4", options={"step_size": 0.5})
     assert two.nfe(torch.zeros(3, 1)).tolist() == [8, 8]
+
+
+def test_a_tableau_counts_as_its_name_does():
+    x = torch.randn(3, 1, generator=rng(1))
+    named, own = (
+        AugmentedODE(1, 1, generator=rng(0), method=m) for m in ("bosh3", METHODS["bosh3"])
+    )
+    assert own.nfe(x).item() == named.nfe(x).item() > 0
 
 
 @pytest.mark.parametrize(
