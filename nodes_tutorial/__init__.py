@@ -15,6 +15,7 @@ __all__ = [
     "implicit",
     "invariance",
     "linalg",
+    "meta",
     "nets",
     "ode",
     "plots",

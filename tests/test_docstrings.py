@@ -27,7 +27,7 @@ PACKAGES = [
     for name in (
         *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.odenet"),
         *("ode.residual", "ode.solvers", "ode.stability", "ode.stiffness"),
-        *("bayes", "flows", "generalization", "implicit", "invariance"),
+        *("bayes", "flows", "generalization", "implicit", "invariance", "meta"),
         *("nets", "linalg", "data", "training", "plots"),
     )
 ]

@@ -112,6 +112,7 @@ from nodes_tutorial.invariance import (
     power_sums,
     rex_penalty,
 )
+from nodes_tutorial.meta import ProtoNet, linear_head
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -449,6 +450,12 @@ COMPUTED = {
         lambda: None, [rows(3, 2), rows(4)],
         lambda f, w, s: heavy_ball(lambda w, t: w, w, s, momenta=0.5), True,
     ),
+    "prototypes": (
+        lambda: ProtoNet(Conv4(width=2), check=False),
+        [rows(3, 4, 1, 28, 28), rows(3, 5, 1, 28, 28)],
+        lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, ways=2), None,
+    ),
+    "linear head": (lambda: None, [rows(3, 2)], lambda f, p: linear_head(p)[1], None),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),
@@ -520,6 +527,8 @@ GOKU = GOKUNet(pendulum, 2, 1, 5, method="rk4", generator=g())
 AUGMENTED = AugmentedODE(2, 1, generator=g(), **GRID)
 BAYESIAN = BayesianMLP([2, 4, 3])
 SETS = DeepSets(MLP([2, 4, 3], generator=g()), MLP([3, 4, 1], generator=g()))
+PROTOTYPES, UNCHECKED = ProtoNet(nn.Flatten()), ProtoNet(nn.Flatten(), check=False)
+CLASSES = torch.arange(8) % 2
 
 
 def gradient_of(mode):
@@ -553,6 +562,8 @@ WAITS = {
     "exact trace": (lambda: linalg.exact_trace(torch.sin, X), 0, ""),
     "bits": (lambda: bits_per_dim(X[:, 0], 4, 256), 0, ""),
     "episodes": (lambda: EPISODES.sample(3, g()), 0, ""),
+    "prototypes": (lambda: PROTOTYPES((X, CLASSES), X, 2), 2, "classes are there, and in range"),
+    "unchecked prototypes": (lambda: UNCHECKED.loss((X, CLASSES), (X, CLASSES), 2), 0, ""),
     "sinusoids": (lambda: Sinusoids(3, 2).sample(4, g()), 0, ""),
     "toy": (lambda: toy2d.sample("moons", 8, g()), 0, ""),
     "forecast": (lambda: LSTMForecast(5, 8, generator=g()).extend(FILM, 3), 0, ""),

@@ -55,6 +55,7 @@ invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.p
 invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.two_bit
 invariance.adjust invariance.partial_models.adjust invariance.episode_law invariance.expectimax
 invariance.curvature invariance.sfa invariance.oriented_energy
+meta.ProtoNet meta.prototypes.ProtoNet meta.class_means meta.linear_head
 """.split()
 
 
