@@ -112,7 +112,7 @@ from nodes_tutorial.invariance import (
     power_sums,
     rex_penalty,
 )
-from nodes_tutorial.meta import ProtoNet, linear_head
+from nodes_tutorial.meta import HyperMAML, ProtoNet, linear_head, support_rows
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -456,6 +456,10 @@ COMPUTED = {
         lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, ways=2), None,
     ),
     "linear head": (lambda: None, [rows(3, 2)], lambda f, p: linear_head(p)[1], None),
+    "hypermaml": (
+        lambda: HyperMAML(support_rows(2, 3), 2, 2), [rows(3, 4, 2), rows(3, 5, 2)],
+        lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, 0.5), None,
+    ),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),
@@ -529,6 +533,7 @@ BAYESIAN = BayesianMLP([2, 4, 3])
 SETS = DeepSets(MLP([2, 4, 3], generator=g()), MLP([3, 4, 1], generator=g()))
 PROTOTYPES, UNCHECKED = ProtoNet(nn.Flatten()), ProtoNet(nn.Flatten(), check=False)
 CLASSES = torch.arange(8) % 2
+HYPER = HyperMAML(support_rows(2, 3, generator=g()), 2, 2, generator=g())
 
 
 def gradient_of(mode):
@@ -563,6 +568,7 @@ WAITS = {
     "bits": (lambda: bits_per_dim(X[:, 0], 4, 256), 0, ""),
     "episodes": (lambda: EPISODES.sample(3, g()), 0, ""),
     "prototypes": (lambda: PROTOTYPES((X, CLASSES), X, 2), 2, "classes are there, and in range"),
+    "hypermaml": (lambda: HYPER((X, CLASSES), X), 6, "classes are there, and in range, twice"),
     "unchecked prototypes": (lambda: UNCHECKED.loss((X, CLASSES), (X, CLASSES), 2), 0, ""),
     "sinusoids": (lambda: Sinusoids(3, 2).sample(4, g()), 0, ""),
     "toy": (lambda: toy2d.sample("moons", 8, g()), 0, ""),

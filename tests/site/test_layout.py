@@ -56,6 +56,7 @@ invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.t
 invariance.adjust invariance.partial_models.adjust invariance.episode_law invariance.expectimax
 invariance.curvature invariance.sfa invariance.oriented_energy
 meta.ProtoNet meta.prototypes.ProtoNet meta.class_means meta.linear_head
+meta.HyperMAML meta.hypermaml.HyperMAML meta.hypernetworks.SupportRows meta.WarmUp
 """.split()
 
 

@@ -1,0 +1,122 @@
+"""Linear heads, one for each task: their logits, and the gradient of their loss."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nodes_tutorial.checks import check_points
+from nodes_tutorial.ode.solvers.problem import under_transform
+
+
+def head_logits(
+    head: Float[Tensor, "*tasks classes weights"], features: Float[Tensor, "*tasks points dim"]
+) -> Float[Tensor, "*tasks points classes"]:
+    r"""Logits :math:`w_c^\top z+b_c` of points, with the row :math:`(w_c, b_c)` for class c.
+
+    Args:
+        head: one row for each class, the bias last: one more number than ``features`` have.
+        features: one row for each point.
+
+    Returns:
+        One row for each point.
+
+    Raises:
+        TypeError: no floating-point tensors, or of different dtypes or devices.
+        ValueError: rows of another length.
+
+    Chapter: def-hypermaml-update
+
+    >>> import torch
+    >>> from nodes_tutorial.meta import head_logits
+    >>> head_logits(torch.tensor([[2.0, 1.0], [0.0, 5.0]]), torch.tensor([[3.0]]))
+    tensor([[7., 5.]])
+    """
+    check_points("features", features)
+    check_points("head", head, (features.shape[-1] + 1,), like=features)
+    return features @ head[..., :-1].mT + head[..., -1].unsqueeze(-2)
+
+
+def head_gradient(
+    head: Float[Tensor, "*tasks classes weights"],
+    features: Float[Tensor, "*tasks points dim"],
+    labels: Int[Tensor, "*tasks points"],
+) -> Float[Tensor, "*tasks classes weights"]:
+    r"""The gradient of the mean cross-entropy with respect to the head, for each task.
+
+    .. math:: g_c=\frac1N\sum_{i=1}^N\bigl(p_{ic}-[y_i=c]\bigr)\,(z_i,1)
+
+    Args:
+        head: as for ``head_logits``.
+        features: one row for each of the N points.
+        labels: class of each point.
+
+    Returns:
+        One row for each class.
+
+    Raises:
+        TypeError: as for ``head_logits``; ``labels`` that are no integers.
+        ValueError: as for ``head_logits``; a label outside 0 … classes - 1, or as many labels as
+            there are no points.
+
+    Chapter: prop-hypermaml-step
+
+    References: Bishop (2006), equation 4.109.
+
+    >>> import torch
+    >>> from nodes_tutorial.meta import head_gradient
+    >>> head_gradient(torch.zeros(2, 2), torch.tensor([[3.0]]), torch.tensor([0]))
+    tensor([[-1.5000, -0.5000],
+            [ 1.5000,  0.5000]])
+    """
+    check_labels("labels", labels, features.shape[:-1], head.shape[-2])
+    error = head_logits(head, features).softmax(-1) - indicators(labels, head.shape[-2], features)
+    rows = torch.cat([error.mT @ features, error.sum(-2).unsqueeze(-1)], -1)
+    return rows / features.shape[-2]
+
+
+def indicators(
+    labels: Int[Tensor, "*tasks points"], classes: int, like: Tensor
+) -> Float[Tensor, "*tasks points classes"]:
+    """1 where a point is of a class, else 0, with the dtype of another tensor."""
+    every = torch.arange(classes, device=labels.device)
+    return (labels.unsqueeze(-1) == every).to(like.dtype)
+
+
+def check_labels(
+    name: str, labels: Tensor, shape: tuple[int, ...], classes: int, *, every: bool = False
+) -> None:
+    """Refuse labels that do not belong to the points; their values only where looking is free.
+
+    On a GPU and under ``torch.func`` transforms the values are not looked at.
+
+    Args:
+        name: name of the argument, for the message.
+        labels: what it got.
+        shape: axes of the points.
+        classes: how many there are.
+        every: whether each class must have a point in each task.
+
+    Raises:
+        TypeError: no integers.
+        ValueError: other axes, a label outside 0 … classes - 1, or a class without a point.
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"{name} must hold integers, got {kind}")
+    if labels.shape != shape:
+        raise ValueError(
+            f"{name} must have one label for each of the points, of shape {tuple(shape)}; "
+            f"got shape {tuple(labels.shape)}"
+        )
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or under_transform():
+        return
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"{name} must be between 0 and {classes - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )
+    if every:
+        there = (labels.unsqueeze(-1) == torch.arange(classes)).any(-2)
+        if not bool(there.all()):
+            lacks = int((~there).nonzero()[0, -1])
+            raise ValueError(f"{name} must have each class in each task; one lacks class {lacks}")
