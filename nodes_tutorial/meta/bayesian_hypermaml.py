@@ -7,17 +7,16 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, nll_loss
 
-from nodes_tutorial.checks import check_count, check_number, check_points
+from nodes_tutorial.checks import check_count, check_number
 from nodes_tutorial.data.tasks import Tasks
 from nodes_tutorial.flows import CNF, ContextField
-from nodes_tutorial.meta.heads import check_labels, head_logits
+from nodes_tutorial.meta.averages import averaged_loss
+from nodes_tutorial.meta.heads import head_logits
 from nodes_tutorial.meta.hypernetworks import support_rows
 from nodes_tutorial.meta.posteriors import FlowWeights, GaussianWeights
 
 POSTERIORS = ("gaussian", "cnf")
-AVERAGES = ("losses", "probabilities", "logits")
 
 
 class BayesianHyperMAML(nn.Module):
@@ -99,12 +98,19 @@ class BayesianHyperMAML(nn.Module):
         self.start = nn.Parameter(torch.zeros(weights, **like))
         outputs = 2 * weights if posterior == "gaussian" else context
         self.rows = support_rows(
-            features, outputs, hidden=hidden, latent=latent, reads=reads, generator=generator, **like
+            features,
+            outputs,
+            hidden=hidden,
+            latent=latent,
+            reads=reads,
+            generator=generator,
+            **like,
         )
         self.flow: CNF | None = None
         if posterior == "gaussian":
+            *_, last_bias = self.rows.parameters()
             with torch.no_grad():
-                self.rows.deep_set.rho.layers[-1].bias[weights:].fill_(level)
+                last_bias[weights:].fill_(level)
         else:
             net = ContextField(weights, context, field, generator=generator, **like)
             fixed = {"step_size": 1 / steps}
@@ -187,56 +193,6 @@ def bayesian_meta_loss(
     data = averaged_loss(logits, tasks.query_y, average).mean()
     kl = kl.sum(-1).mean()
     return MetaLoss(data + gamma * kl, data, kl)
-
-
-def averaged_loss(
-    logits: Float[Tensor, "draws *points ways"], labels: Tensor, average: str = "losses"
-) -> Float[Tensor, "*points"]:
-    r"""The loss of several draws at once, in one of three forms.
-
-    ====================  ====================================================================
-    ``average``           loss of a point with the label y
-    ====================  ====================================================================
-    ``"losses"``          :math:`-\frac1P\sum_p\log\mathrm{softmax}(\ell_p)_y`
-    ``"probabilities"``   :math:`-\log\frac1P\sum_p\mathrm{softmax}(\ell_p)_y`, the model average
-    ``"logits"``          :math:`-\log\mathrm{softmax}\bigl(\frac1P\sum_p\ell_p\bigr)_y`
-    ====================  ====================================================================
-
-    Args:
-        logits: of the P draws, along the first axis.
-        labels: the right classes.
-        average: a key of the table.
-
-    Returns:
-        One loss for each point, in nats; the first is never below the two others.
-
-    Raises:
-        TypeError: ``logits`` are no floating-point tensor, or ``labels`` no integers.
-        ValueError: unknown ``average``, shapes that do not fit, or a label out of range.
-
-    Chapter: prop-bayesian-losses
-
-    References: Jensen (1906).
-
-    >>> import torch
-    >>> from nodes_tutorial.meta import averaged_loss
-    >>> logits, label = torch.tensor([[[3.0, 0.0]], [[-3.0, 0.0]]]), torch.tensor([0])
-    >>> [averaged_loss(logits, label, kind).item() for kind in ("losses", "logits")]
-    [1.548..., 0.693...]
-    """
-    check_points("logits", logits)
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average!r}")
-    if logits.ndim < 2 or not len(logits):
-        raise ValueError(f"logits must have an axis of draws, got shape {tuple(logits.shape)}")
-    check_labels("labels", labels, logits.shape[1:-1], logits.shape[-1])
-    if average == "logits":
-        return cross_entropy(logits.mean(0).movedim(-1, 0)[None], labels[None], reduction="none")[0]
-    rows = logits.log_softmax(-1)
-    right = rows.gather(-1, labels.expand(rows.shape[:-1])[..., None])[..., 0]
-    if average == "losses":
-        return -right.mean(0)
-    return math.log(len(rows)) - right.logsumexp(0)
 
 
 def adapt_further(

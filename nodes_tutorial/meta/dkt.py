@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from nodes_tutorial.bayes.scores import check_labels
 from nodes_tutorial.checks import check_count, check_number, check_points
 from nodes_tutorial.flows.density import LOG_TAU
-from nodes_tutorial.linalg.errors import LinalgError
+from nodes_tutorial.linalg import LinalgError
+from nodes_tutorial.meta.heads import check_labels, indicators
 
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)  # shares of the mean diagonal that are tried in turn
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,7 +53,7 @@ def cholesky_with_jitter(
     mean = diagonal.mean(-1)[..., None, None]
     for jitter in jitters:
         factor, info = torch.linalg.cholesky_ex(matrix + jitter * mean * unit)
-        if not bool(info.any()) and bool(factor.isfinite().all()):
+        if bool((info == 0).all() & factor.isfinite().all()):
             return factor
     finite = bool(matrix.isfinite().all())
     least = float(torch.linalg.eigvalsh(matrix.detach()).min()) if finite else math.nan
@@ -103,7 +103,7 @@ class DKT(nn.Module):
     >>> import torch
     >>> from nodes_tutorial.meta import DKT
     >>> x, y = torch.eye(3)[None], torch.arange(3)[None]  # one task of three images
-    >>> DKT()(x, y, x).mean.argmax(-1)
+    >>> DKT()(x, y, x, ways=3).mean.argmax(-1)
     tensor([[0, 1, 2]])
     """
 
@@ -138,14 +138,14 @@ class DKT(nn.Module):
         return self.logs[1].exp()
 
     def log_evidence(
-        self, x: Float[Tensor, "*tasks n features"], y: Tensor, ways: int | None = None
+        self, x: Float[Tensor, "*tasks n features"], y: Tensor, ways: int
     ) -> Float[Tensor, "*tasks"]:
         """The log-evidence of the targets of all classes, in nats.
 
         Args:
             x: features of the examples.
             y: their classes, shape (\\*tasks, n).
-            ways: number of classes; None means the largest label plus one.
+            ways: number of classes.
 
         Raises:
             TypeError: features of another kind, or labels that are no integers.
@@ -163,7 +163,7 @@ class DKT(nn.Module):
         support_x: Float[Tensor, "*tasks n features"],
         support_y: Tensor,
         query_x: Float[Tensor, "*tasks m features"],
-        ways: int | None = None,
+        ways: int,
     ) -> Prediction:
         """Posterior means and variances at the queries, without the noise.
 
@@ -187,18 +187,13 @@ class DKT(nn.Module):
         prior = self.scale**2 * new.square().sum(-1)
         return Prediction(mean, prior - white.square().sum(-2))
 
-    def _solve(self, x: Tensor, y: Tensor, ways: int | None) -> tuple[Tensor, Tensor]:
+    def _solve(self, x: Tensor, y: Tensor, ways: int) -> tuple[Tensor, Tensor]:
         """Targets and the factor of their covariance."""
         check_points("x", x, like=self.logs)
-        if x.ndim < 2 or y.shape != x.shape[:-1]:
-            raise ValueError(
-                f"y must hold a class for each row of x, got {tuple(y.shape)} and {tuple(x.shape)}"
-            )
-        check_labels("y", y, None if ways is None else check_count("ways", ways, least=1))
-        classes = int(y.max()) + 1 if ways is None else ways
-        targets = 2.0 * (y[..., None] == torch.arange(classes, device=y.device)).to(x.dtype) - 1.0
+        if x.ndim < 2:
+            raise ValueError(f"x must have a row for each example, got shape {tuple(x.shape)}")
+        check_labels("y", y, x.shape[:-1], check_count("ways", ways, least=1))
         rows = KERNELS[self.kernel](x)
         unit = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-        return targets, cholesky_with_jitter(
-            self.scale**2 * rows @ rows.mT + self.noise**2 * unit
-        )
+        covariance = self.scale**2 * rows @ rows.mT + self.noise**2 * unit
+        return 2 * indicators(y, ways, x) - 1, cholesky_with_jitter(covariance)

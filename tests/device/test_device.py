@@ -112,7 +112,16 @@ from nodes_tutorial.invariance import (
     power_sums,
     rex_penalty,
 )
-from nodes_tutorial.meta import HyperMAML, ProtoNet, linear_head, support_rows
+from nodes_tutorial.meta import (
+    DKT,
+    BayesianHyperMAML,
+    GaussianWeights,
+    HyperMAML,
+    ProtoNet,
+    averaged_loss,
+    linear_head,
+    support_rows,
+)
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
 from nodes_tutorial.ode import odeint
@@ -460,6 +469,22 @@ COMPUTED = {
         lambda: HyperMAML(support_rows(2, 3), 2, 2), [rows(3, 4, 2), rows(3, 5, 2)],
         lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, 0.5), None,
     ),
+    "gaussian heads": (
+        lambda: BayesianHyperMAML(2), [rows(3, 4, 2)],
+        lambda f, s: f(s, s.new_zeros(3, 4, dtype=torch.long), 2).rsample_and_kl(5)[0], None,
+    ),
+    "cnf heads": (
+        lambda: BayesianHyperMAML(2, "cnf", context=3, field=[4]), [rows(3, 4, 2)],
+        lambda f, s: f(s, s.new_zeros(3, 4, dtype=torch.long), 2).rsample_and_kl(5)[1], True,
+    ),
+    "averaged loss": (
+        lambda: None, [rows(5, 3, 2)],
+        lambda f, x: averaged_loss(x, x.new_zeros(3, dtype=torch.long), "logits"), None,
+    ),
+    "gp heads": (
+        lambda: DKT(), [rows(3, 4, 2), rows(3, 5, 2)],
+        lambda f, s, q: f(s, s.new_zeros(3, 4, dtype=torch.long), q, 2).mean, True,
+    ),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),
@@ -533,6 +558,7 @@ BAYESIAN = BayesianMLP([2, 4, 3])
 SETS = DeepSets(MLP([2, 4, 3], generator=g()), MLP([3, 4, 1], generator=g()))
 PROTOTYPES, UNCHECKED = ProtoNet(nn.Flatten()), ProtoNet(nn.Flatten(), check=False)
 CLASSES = torch.arange(8) % 2
+GAUSSIAN_HEADS = GaussianWeights(X, X)
 HYPER = HyperMAML(support_rows(2, 3, generator=g()), 2, 2, generator=g())
 
 
@@ -569,6 +595,8 @@ WAITS = {
     "episodes": (lambda: EPISODES.sample(3, g()), 0, ""),
     "prototypes": (lambda: PROTOTYPES((X, CLASSES), X, 2), 2, "classes are there, and in range"),
     "hypermaml": (lambda: HYPER((X, CLASSES), X), 6, "classes are there, and in range, twice"),
+    "gaussian heads": (lambda: GAUSSIAN_HEADS.rsample_and_kl(3), 0, ""),
+    "gp heads": (lambda: DKT()(X, CLASSES, X, 2), 3, "labels in range, and a factor that exists"),
     "unchecked prototypes": (lambda: UNCHECKED.loss((X, CLASSES), (X, CLASSES), 2), 0, ""),
     "sinusoids": (lambda: Sinusoids(3, 2).sample(4, g()), 0, ""),
     "toy": (lambda: toy2d.sample("moons", 8, g()), 0, ""),

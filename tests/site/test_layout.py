@@ -57,6 +57,8 @@ invariance.adjust invariance.partial_models.adjust invariance.episode_law invari
 invariance.curvature invariance.sfa invariance.oriented_energy
 meta.ProtoNet meta.prototypes.ProtoNet meta.class_means meta.linear_head
 meta.HyperMAML meta.hypermaml.HyperMAML meta.hypernetworks.SupportRows meta.WarmUp
+meta.BayesianHyperMAML meta.bayesian_hypermaml.BayesianHyperMAML meta.DKT meta.dkt.DKT
+meta.posteriors.FlowWeights meta.GaussianWeights meta.averaged_loss
 """.split()
 
 
