@@ -7,7 +7,7 @@ normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, `
 continuous: ``continuous``, ``field``
 ffjord: ``trace``, ``regularize``
 conditional: ``conditional``, ``spline``, ``weights``
-matching: ``matching``, ``transport``
+matching: ``matching``, ``transport``, ``diffusion``
 """
 
 from nodes_tutorial.flows.actnorm import ActNorm, data_init
@@ -16,6 +16,7 @@ from nodes_tutorial.flows.conditional import ContextField, HyperField
 from nodes_tutorial.flows.continuous import CNF
 from nodes_tutorial.flows.coupling import NICE, AffineCoupling, RealNVP
 from nodes_tutorial.flows.density import Density, Gaussian, StandardNormal, fit_gaussian
+from nodes_tutorial.flows.diffusion import score_from_velocity, stochastic_push
 from nodes_tutorial.flows.field import PlanarField
 from nodes_tutorial.flows.flow import Flow, Inverse, Transform
 from nodes_tutorial.flows.glow import Chain, ConvNet, Glow, OnChannels, Squeezed
@@ -85,7 +86,9 @@ __all__ = [
     "quantize",
     "rational_quadratic",
     "reverse_kl",
+    "score_from_velocity",
     "select_bandwidth",
+    "stochastic_push",
     "straightness",
     "wasserstein2",
 ]

@@ -75,6 +75,8 @@ from nodes_tutorial.flows import (
     penalized_nll,
     quantize,
     reverse_kl,
+    score_from_velocity,
+    stochastic_push,
     straightness,
     wasserstein2,
 )
@@ -293,6 +295,13 @@ def test_conditional_densities_stay_on_their_device(name, monkeypatch):
 COMPUTED = {
     "matching": (
         lambda: TimeMLP(2, *SILU), [rows(6, 2)], lambda f, x: flow_matching_loss(f, x), None
+    ),
+    "score": (
+        lambda: None, [rows(6, 2)], lambda f, x: score_from_velocity(x, x[:, :1].sigmoid(), x), None
+    ),
+    "noise on the way": (
+        lambda: TimeMLP(2, *SILU), [rows(6, 2)], lambda f, x: stochastic_push(f, x, 1.0, steps=2),
+        None,
     ),
     "weights": (lambda: None, [rows(6, 2)], lambda f, x: evidence(x).ess, True),
     "importance": (
@@ -589,6 +598,7 @@ WAITS = {
     "weights": (lambda: evidence(X), 1, "they are not all zero"),
     "natural step": (lambda: NATURAL.step(X, 0.1), 0, ""),
     "matching": (lambda: flow_matching_loss(F, X, generator=g()), 0, ""),
+    "noise on the way": (lambda: stochastic_push(F, X, 1.0, steps=2, generator=g()), 0, ""),
     "probes": (lambda: linalg.draw_probes(2, X, generator=g()), 0, ""),
     "exact trace": (lambda: linalg.exact_trace(torch.sin, X), 0, ""),
     "bits": (lambda: bits_per_dim(X[:, 0], 4, 256), 0, ""),

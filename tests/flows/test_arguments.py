@@ -52,6 +52,7 @@ from nodes_tutorial.flows import (
     rational_quadratic,
     reverse_kl,
     select_bandwidth,
+    stochastic_push,
     straightness,
     wasserstein2,
 )
@@ -154,6 +155,9 @@ DRAWS = {
     "reverse_kl": lambda g: reverse_kl(StandardNormal(2), BoxTarget("U1"), 3, g),
     "dequantize": lambda g: dequantize(torch.zeros(3, dtype=torch.long), 4, g),
     "flow_matching_loss": lambda g: flow_matching_loss(lambda t, x: x, normal(3, 2), generator=g),
+    "stochastic_push": lambda g: stochastic_push(
+        lambda t, x: x, normal(3, 2), 1.0, steps=2, generator=g
+    ),
     "draw_probes": lambda g: draw_probes(1, torch.zeros(2), generator=g),
     "MLP": lambda g: MLP([2, 2], generator=g),
     "RealNVP": lambda g: RealNVP(2, generator=g),
