@@ -121,8 +121,10 @@ from nodes_tutorial.meta import (
     HyperMAML,
     ProtoNet,
     averaged_loss,
+    chaser_loss,
     linear_head,
     support_rows,
+    svgd_direction,
 )
 from nodes_tutorial.nets import MLP, Conv4, TimeMLP
 from nodes_tutorial.nets.stack import Stack
@@ -494,6 +496,8 @@ COMPUTED = {
         lambda: DKT(), [rows(3, 4, 2), rows(3, 5, 2)],
         lambda f, s, q: f(s, s.new_zeros(3, 4, dtype=torch.long), q, 2).mean, True,
     ),
+    "stein": (lambda: None, [rows(4, 2), rows(4, 2)], lambda f, p, s: svgd_direction(p, s), None),
+    "chasers": (lambda: None, [rows(4, 2), rows(4, 2)], lambda f, p, s: chaser_loss(p, s), None),
     "bootstrap": (
         lambda: None, [rows(8)], lambda f, x: bootstrap(lambda sets: sets.mean(1), x, 5), None
     ),

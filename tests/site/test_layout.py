@@ -55,6 +55,8 @@ invariance.DeepSets invariance.sets.DeepSets invariance.Equivariant invariance.p
 invariance.irm_penalty invariance.rex_penalty invariance.icp data.environments.two_bit
 invariance.adjust invariance.partial_models.adjust invariance.episode_law invariance.expectimax
 invariance.curvature invariance.sfa invariance.oriented_energy
+meta.maml meta.adapt meta.predict meta.reptile meta.unrolled_loss
+meta.bayesian_maml meta.svgd meta.chaser_loss
 meta.ProtoNet meta.prototypes.ProtoNet meta.class_means meta.linear_head
 meta.HyperMAML meta.hypermaml.HyperMAML meta.hypernetworks.SupportRows meta.WarmUp
 meta.BayesianHyperMAML meta.bayesian_hypermaml.BayesianHyperMAML meta.DKT meta.dkt.DKT
