@@ -403,6 +403,37 @@ def test_bias_and_variance_in_the_plane(measured):
 
 
 @pytest.mark.claim("thm-density-kde")
+def test_integrated_error_in_the_plane(measured):
+    """Integrals of products of Gaussians for the mixture; the Laplacian on a grid."""
+    centers, v, R = randn(2, 2, seed=11), 0.5, 1 / (4 * math.pi)
+
+    def mixture(x, variance):
+        square = (x[..., None, :] - centers).square().sum(-1)
+        return (-square / (2 * variance)).exp().mean(-1) / (math.tau * variance)
+
+    def overlap(variances):
+        return mixture(centers, variances).mean()
+
+    side = torch.linspace(-6, 6, 121, dtype=F64)  # exact to rounding for such integrands
+    hessian = torch.func.hessian(lambda x: mixture(x, v))
+    second = torch.func.vmap(hessian)(torch.cartesian_prod(side, side))
+    laplacian = second.diagonal(dim1=1, dim2=2).sum(-1)
+    leading = laplacian.square().sum() * 0.1**2 / 4
+    ratios, steps = [], (0.08, 0.04, 0.02)
+    for h in steps:
+        bias = overlap(2 * v + 2 * h**2) - 2 * overlap(2 * v + h**2) + overlap(2 * v)
+        ratios.append(bias / h**4)
+        variance = R / h**2 - overlap(2 * v + 2 * h**2)  # n times, integrated
+        assert abs(h**2 * variance - R) <= h**2 / (math.tau * v)  # sup p is at most this
+        assert abs(h * variance - R) > 0.5  # h^1 in place of h^d
+    fine = [(4 * b - a) / 3 for a, b in itertools.pairwise(ratios)]
+    limit = (16 * fine[1] - fine[0]) / 15
+    assert measured(abs(limit / leading - 1), "integrated bias") < 1e-6
+    one = second[:, 0, 0].square().sum() * 0.1**2 / 4
+    assert abs(limit / one - 1) > 0.1  # one second derivative is not the Laplacian
+
+
+@pytest.mark.claim("thm-density-kde")
 def test_variance_of_two_points_by_enumeration(measured):
     """A law with three atoms in the plane: all nine samples of two points."""
     atoms, weights = randn(3, 2, seed=12), torch.tensor([0.2, 0.5, 0.3], dtype=F64)
@@ -480,6 +511,35 @@ def test_the_estimate_moves_with_the_points(measured):
     error = (before - after - A.det().abs().log()).abs().max()
     assert measured(error, "equivariance") < 1e-10
     assert (before - after).abs().max() > 0.1  # the volume counts
+
+
+@pytest.mark.claim("prop-density-silverman")
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_factor_for_any_covariance(d, measured):
+    """MISE for N(0, Sigma) and bumps of covariance h^2 Sigma, by products of Gaussians."""
+    eye = torch.eye(d, dtype=F64)
+    root = torch.diag(torch.arange(1.0, d + 1, dtype=F64)) + 0.3 * randn(d, d, seed=21)
+    sigma, n = root @ root.T, 10**8
+
+    def overlap(covariance):
+        return (math.tau * covariance).det() ** -0.5
+
+    def mise(h, sigma, bump):
+        mean = sigma + h**2 * bump
+        bias = overlap(2 * mean) - 2 * overlap(sigma + mean) + overlap(2 * sigma)
+        return bias + (overlap(2 * h**2 * bump) - overlap(2 * mean)) / n
+
+    silverman = (4 / ((d + 2) * n)) ** (1 / (d + 4))
+    h = silverman * torch.logspace(-0.3, 0.3, 401, dtype=F64)
+    whole = torch.stack([mise(k, sigma, sigma) for k in h])
+    white = torch.stack([mise(k, eye, eye) for k in h])
+    error = (whole * root.det().abs() / white - 1).abs().max()
+    assert measured(error, "MISE over that of I, times det L") < 1e-6
+    # the grid has steps of a third of a percent; the terms left out are of order h^2
+    assert abs(h[whole.argmin()] / silverman - 1) < 0.02
+    if d > 1:  # round bumps for points that are not round
+        other = torch.stack([mise(k, sigma, eye) for k in h])
+        assert abs(h[other.argmin()] / silverman - 1) > 0.1
 
 
 @pytest.mark.claim("prop-density-loo")

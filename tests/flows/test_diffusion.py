@@ -21,9 +21,10 @@ FIELD = PosteriorVelocity(CENTERS, 0.4, WEIGHTS)
 
 def log_density(x, t):
     """The law of (1 - t) x0 + t x1, whose components have variance (1 - t)² + t² sd²."""
+    t = torch.as_tensor(t, dtype=F64)
     a = (1 - t) ** 2 + (t * 0.4) ** 2
     distance = (x[:, None] - t * CENTERS).square().sum(-1)
-    return (WEIGHTS.log() - distance / (2 * a) - math.log(math.tau * a)).logsumexp(-1)
+    return (WEIGHTS.log() - distance / (2 * a) - (math.tau * a).log()).logsumexp(-1)
 
 
 @pytest.mark.claim("prop-matching-score")
@@ -99,6 +100,75 @@ def test_noise_does_not_change_where_the_points_arrive(noise, measured):
     nearest = torch.cdist(x1, CENTERS).argmin(-1)
     shares = torch.bincount(nearest, minlength=3) / len(x1)
     assert measured((shares - WEIGHTS).abs().max(), "shares") < 0.03
+
+
+def derivatives(log_density, x, t):
+    """Of the density itself: slope in time, gradient and Laplacian in the place."""
+    density = lambda t, x: log_density(x[None], t)[0].exp()  # noqa: E731
+    every = torch.func.vmap
+    time = every(lambda x: torch.func.jacfwd(density)(t, x))(x)
+    gradient = every(lambda x: torch.func.grad(density, 1)(t, x))(x)
+    second = every(lambda x: torch.func.hessian(density, 1)(t, x))(x)
+    return time, gradient, second.diagonal(dim1=1, dim2=2).sum(-1)
+
+
+@pytest.mark.claim("thm-matching-noise")
+@pytest.mark.parametrize("noise", [0.0, 0.7, 5.0])
+@pytest.mark.parametrize("time", [0.1, 0.6, 0.95])
+def test_walkers_obey_the_equation_of_the_noise(noise, time, measured):
+    """Fokker and Planck's equation in the plane, place by place, by automatic differentiation."""
+    x, t = torch.randn(30, 2, generator=rng(11), dtype=F64), torch.tensor(time, dtype=F64)
+
+    def drift(x):
+        v = FIELD(t, x)
+        return v + noise / 2 * (t * v - x)
+
+    rate, gradient, laplacian = derivatives(log_density, x, t)
+    matrices = torch.func.vmap(torch.func.jacfwd(drift))(x)
+    density = log_density(x, t).exp()
+    flux = matrices.diagonal(dim1=1, dim2=2).sum(-1) * density + (drift(x) * gradient).sum(-1)
+    error = (rate + flux - noise * (1 - t) / 2 * laplacian).abs().max()
+    assert measured(error, "residual") < 1e-10
+    if noise:  # noise of a strength that does not fade
+        assert (rate + flux - noise / 2 * laplacian).abs().max() > 1e-3
+
+
+@pytest.mark.claim("cor-matching-diffusion")
+@pytest.mark.parametrize("s", [0.1, 0.5, 0.9])
+def test_diffusion_behind_the_field(s, measured):
+    """Its equation for the laws p of 1 - s, and its probability flow, which is the field's."""
+    x, s = torch.randn(30, 2, generator=rng(12), dtype=F64), torch.tensor(s, dtype=F64)
+    backwards = lambda x, s: log_density(x, 1 - s)  # noqa: E731
+    rate, gradient, laplacian = derivatives(backwards, x, s)
+    density = backwards(x, s).exp()
+    pull = (2 * density + (x * gradient).sum(-1)) / (1 - s)  # of the drift -x / (1 - s)
+    spread = s / (1 - s) * laplacian
+    assert measured((rate - pull - spread).abs().max(), "residual") < 1e-10
+    assert (rate + pull - spread).abs().max() > 1e-3  # a drift away from 0
+    assert (rate - pull - spread / 2).abs().max() > 1e-3  # half of the noise
+    flow = -x / (1 - s) - s / (1 - s) * gradient / density[:, None]
+    assert measured((flow + FIELD(1 - s, x)).abs().max(), "probability flow") < 1e-9
+
+
+@pytest.mark.claim("cor-matching-diffusion")
+@pytest.mark.parametrize("s", [0.2, 0.7, 0.95])
+def test_diffusion_from_one_data_point(s, measured):
+    """Mean and variance of a linear equation, by the classical Runge-Kutta method."""
+
+    def rates(s, mean, variance):
+        return -mean / (1 - s), -2 * variance / (1 - s) + 2 * s / (1 - s)
+
+    mean, variance, h = 1.0, 0.0, s / 4000
+    for k in range(4000):
+        a = rates(k * h, mean, variance)
+        b = rates((k + 0.5) * h, mean + h / 2 * a[0], variance + h / 2 * a[1])
+        c = rates((k + 0.5) * h, mean + h / 2 * b[0], variance + h / 2 * b[1])
+        d = rates((k + 1) * h, mean + h * c[0], variance + h * c[1])
+        mean += h / 6 * (a[0] + 2 * b[0] + 2 * c[0] + d[0])
+        variance += h / 6 * (a[1] + 2 * b[1] + 2 * c[1] + d[1])
+    assert measured(abs(mean - (1 - s)), "mean") < 1e-9
+    assert measured(abs(variance - s**2), "variance") < 1e-9
+    assert abs(variance - s) > 0.04  # not that of the bridge of the noise
 
 
 def test_noise_without_its_drift_changes_the_law():

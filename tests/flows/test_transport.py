@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nodes_tutorial.flows import optimal_pairs, straightness, wasserstein2
+from nodes_tutorial.ode import odeint
 
 F64 = torch.float64
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -118,6 +119,35 @@ def test_straight_paths_have_no_defect():
     # the same lines at another speed are not straight in this sense: z(t) = z0 (1 + t^2)
     uneven = straightness(lambda t, z: 2 * t * z / (1 + t**2), x0, rtol=1e-10, atol=1e-12)
     assert abs(uneven - x0.square().sum(-1).mean() / 3) < 1e-8
+
+
+SKEW = torch.tensor([[0.4, -0.9], [0.6, 0.2]], dtype=F64)
+EYE = torch.eye(2, dtype=F64)
+FIELDS = {  # field, and whether its paths are straight lines at constant speed
+    "one matrix": (lambda t, z: torch.linalg.solve(EYE + t * SKEW, (z @ SKEW.T).mT).mT, True),
+    "a bent shear": (lambda t, z: torch.stack([torch.sin(3 * z[..., 1]), 0 * z[..., 1]], -1), True),
+    "the same shear, ever faster": (
+        lambda t, z: 2 * t * torch.stack([torch.sin(3 * z[..., 1]), 0 * z[..., 1]], -1),
+        False,
+    ),
+    "a turn": (lambda t, z: z @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=F64), False),
+    "one matrix, kept": (lambda t, z: z @ SKEW.T, False),
+}
+
+
+@pytest.mark.claim("prop-matching-straight")
+@pytest.mark.parametrize("name", FIELDS)
+def test_no_bend_and_exact_euler_steps_go_together(name):
+    """Also for a matrix that is not symmetric and for a field that is not linear."""
+    field, straight = FIELDS[name]
+    x0, ends = normal(9, 2, seed=3), torch.tensor([0.0, 1.0], dtype=F64)
+    bend = straightness(field, x0, rtol=1e-11, atol=1e-12)
+    exact = odeint(field, x0, ends, rtol=1e-11, atol=1e-12)[-1]
+    for steps in (1, 2, 5):
+        euler = {"method": "euler", "options": {"step_size": 1 / steps}}
+        error = (odeint(field, x0, ends, **euler)[-1] - exact).abs().max()
+        assert error < 1e-9 if straight else error > 1e-2
+    assert bend < 1e-18 if straight else bend > 1e-2
 
 
 @pytest.mark.parametrize("device", DEVICES)
