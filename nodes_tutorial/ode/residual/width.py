@@ -13,7 +13,7 @@ def interpolating_net(values: Float[Tensor, " nodes"], activation: str = "tanh")
     .. math:: g_n(x) = c + \sum_{i=1}^n v_i \sigma(w_i x + b_i)
 
     relu: the polygon through the values, with an error of at most :math:`\omega(1/n)`. tanh: a
-    smoothed staircase, at most :math:`3\omega(1/n)`. Here :math:`\omega` is the modulus of
+    smoothed staircase, at most :math:`2.32\,\omega(1/n)`. Here :math:`\omega` is the modulus of
     continuity of the function behind the values.
 
     Args:

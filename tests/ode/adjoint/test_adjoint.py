@@ -371,6 +371,38 @@ def _early(s):
     return (0.5**3 - (0.5 - 2 * s) ** 3) / 6
 
 
+@pytest.mark.claim("thm-adjoint-pontryagin")
+def test_of_all_switching_controls_the_best_one_alone_minimizes_the_hamiltonian(measured):
+    """x' = v, v' = u with u in {-1, 1}, L = v(1)^2 / 2 - x(1): twelve intervals, 4,096 controls.
+
+    H is a_v u + a_x v. The loss is convex in u, so the best control is the only one that obeys
+    part 2: u = 1 until T - t = v(T), at 2/3, and then -1. U has no interior and no derivative.
+    """
+    count = 12
+    u = 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1) - 1
+    h, middles = 1 / count, (np.arange(count) + 0.5) / count
+    speed, place = h * u.sum(1), h * u @ (1 - middles)
+    cost = speed**2 / 2 - place
+    best, switch = cost.argmin(), np.where(middles < 2 / 3, 1.0, -1.0)
+    assert (u[best] == switch).all()
+    # the costate of the best control by the package, in the middle of each interval
+    end = tensor([-1.0, speed[best]])  # the gradient of the loss
+    times = torch.cat([tensor([1.0]), torch.from_numpy(middles).flip(0)])
+    costate = odeint(lambda t, a: torch.stack([0 * a[0], -a[0]]), end, times)[1:, 1].flip(0)
+    by_hand = speed[best] - (1 - middles)
+    assert measured(np.abs(costate.numpy() - by_hand).max(), "costate at the best") < 1e-9
+    assert (switch == -np.sign(costate.numpy())).all()  # where H is least
+    # every other control fails somewhere: its own costate is v(1) - (1 - t)
+    own = speed[:, None] - (1 - middles)
+    obeys = (u * own < 0).all(1)
+    assert obeys.sum() == 1 and obeys[best]
+    # part 1: turning round one interval changes the cost by its width times H(v) - H(u)
+    turned = u[best] * np.where(np.eye(count) > 0, -1, 1)
+    changed = (h * turned.sum(1)) ** 2 / 2 - h * turned @ (1 - middles) - cost[best]
+    needle = h * -2 * switch * by_hand
+    assert np.abs(changed - needle).max() <= 2 * h**2 + 1e-12 and changed.min() > 0
+
+
 @pytest.mark.claim("cor-adjoint-observations")
 @pytest.mark.parametrize("mode", MODES)
 def test_jumps_at_observation_times(mode, measured):

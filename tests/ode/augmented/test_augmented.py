@@ -94,7 +94,11 @@ def test_floor_of_the_flip_is_sharp_and_the_read_out_escapes(measured):
         assert measured(gap.abs(), "squared loss against its closed form") < 1e-9
     assert (end - y).square().mean() - 1 < 1e-7
     assert torch.nn.functional.smooth_l1_loss(end, y) - 0.5 < 1e-7
-    assert torch.equal(-x, y)  # the read-out -x of the flow that stands still
+    still = AugmentedODE(1, 0, field=lambda t, z: 0 * z, dtype=torch.float64)
+    with torch.no_grad():
+        still.readout.weights[0].fill_(-1.0)
+        still.readout.biases[0].zero_()
+    assert torch.equal(still(x), y)  # the read-out -x of the flow that stands still
     # one Euler step with h K > 1 crosses: the statement is about the flow, not about the network
     stepped = odeint(lambda t, z: -2 * z, x, ENDS, method="euler", options={"step_size": 1.0})
     assert torch.equal(stepped[-1], y)
@@ -138,6 +142,33 @@ def test_a_perfect_fit_of_a_sample_does_not_beat_the_maximum_principle():
         assert rim.min() <= inside.min() + 1e-2 and inside.max() <= rim.max() + 1e-2
     center = net(torch.zeros(1, 2, dtype=torch.float64))
     assert max((center + 1).abs().max(), (net(sphere(2, 20_000)) - 1).abs().max()) >= 1
+
+
+@pytest.mark.claim("thm-augmented-spheres")
+@torch.no_grad()
+def test_maximum_principle_of_a_flow_that_is_far_from_affine():
+    """Two strong waves, one after the other, and the principle on balls of three sizes."""
+
+    def field(t, y):
+        first, second = y[:, :1], y[:, 1:]
+        early = torch.cat([0 * first, 3 * torch.sin(4 * first)], 1)
+        late = torch.cat([3 * torch.sin(2 * second + 1), 0 * second], 1)
+        return (1 - t) * early + t * late
+
+    inside = torch.randn(1000, 2, generator=rng(1), dtype=torch.float64)
+    inside = inside / (1 + inside.norm(dim=1, keepdim=True))
+    for radius in (0.7, 1.3):
+        points = torch.cat([radius * inside, sphere(2, 8000, radius)])
+        end = odeint(field, points, ENDS, rtol=1e-7, atol=1e-9)[-1]
+        answers = end @ torch.tensor([0.6, -0.8], dtype=torch.float64)
+        ball, rim = answers[:1000], answers[1000:]
+        assert rim.min() < ball.min() and ball.max() < rim.max()
+        plane = torch.cat([points[:1000], torch.ones(1000, 1, dtype=torch.float64)], 1)
+        rest = ball - plane @ torch.linalg.lstsq(plane, ball[:, None]).solution[:, 0]
+        assert rest.var() > 0.5 * ball.var(), "the answer is far from affine"
+        # the distance from an inner image is no affine read-out: it is least inside
+        size = (end - end[0]).norm(dim=1)
+        assert size[:1000].min() < size[1000:].min() - 1e-2
 
 
 @pytest.mark.claim("prop-augmented-finite")

@@ -129,6 +129,29 @@ def test_two_lengths_never_share_a_moving_trajectory_and_gravity_hides(measured)
         torch.linalg.cholesky(gram - 1e-12 * torch.eye(2, dtype=F64))
 
 
+@pytest.mark.claim("cor-unknowns-pendulum")
+def test_gravity_and_length_of_a_solved_path_move_it_in_one_direction_only(measured):
+    """The sensitivity of the solved path to (g, l) has rank one, and (g, l) is its kernel."""
+    t, z, theta = films(1, steps=12)
+    both = torch.tensor([GRAVITY, float(theta[0, 0])], dtype=F64)
+
+    def path(both):
+        """The package's pendulum has g = 10: another g is another unit of time."""
+        g, length = both
+        unit = (g / GRAVITY).sqrt()
+        start = z[:, 0] / torch.stack([torch.ones_like(unit), unit])
+        y = odeint(lambda s, y: pendulum(s, y, length.expand(1, 1)), start, t * unit, **TIGHT)
+        return y[..., 0].flatten()
+
+    shifts = 1e-4 * torch.eye(2, dtype=F64)
+    slope = torch.stack([(path(both + d) - path(both - d)) / 2e-4 for d in shifts], 1)
+    assert measured((slope @ both).abs().max(), "along the ray, by differences") < 1e-6
+    assert slope.norm(dim=0).min() > 1e-2
+    along = path(3 * both) - path(both)
+    assert measured(along.abs().max(), "three times g and l") < 1e-8
+    assert (path(both * torch.tensor([3.0, 1.0], dtype=F64)) - path(both)).abs().max() > 0.1
+
+
 @pytest.mark.claim("prop-unknowns-symmetry")
 def test_mirrored_pendulum_gives_the_same_films_and_labels_tell(measured):
     t, z, theta = films(5)

@@ -211,6 +211,18 @@ def test_divergence_inside_the_logarithm_is_no_bound(measured):
     found = float(torch.logsumexp(likelihood + w.log(), 0) - normal_kl(*law)[0, 0])
     assert measured(abs(found - limit), "limit in K") < 1e-7
     assert values[2] < limit
+    # away from the posterior: above the bound L(q), which is the value for K = 1
+    law = given(net, series, float(mean[0]) + 0.3, 1.5 * math.sqrt(cov[0, 0]))
+    path = net.decode(law.mean + law.std * x.view(-1, 1, 1, 1), series.times)
+    likelihood = net.log_likelihood(path, series)[:, 0, 0]
+    gap = gaussian_kl(law.mean[0, 0].numpy(), np.diag(law.std[0, 0].numpy() ** 2), mean, cov)
+    values = []
+    for k in (1, 2):
+        every = torch.cartesian_prod(*[torch.arange(60)] * k).view(-1, k)
+        inside = iwae_bound(likelihood[every].T) - normal_kl(*law)[0, 0]
+        values.append(float((w[every].prod(1) * inside).sum()))
+    assert measured(abs(values[0] - (log_p - gap)), "K = 1 is the bound") < 1e-7
+    assert values[1] > values[0] + 1e-2 and values[0] < log_p - 1e-2
 
 
 def test_divergence_against_torch():
@@ -408,6 +420,19 @@ def test_a_split_gap_moves_the_state_by_the_formula(measured):
         assert (moved / wrong - 1).abs().max() > 0.2
         left.append((moved - formula).norm())
     assert 7 < left[0] / left[1] < 9
+
+
+@pytest.mark.claim("prop-latent-padding")
+@torch.no_grad()
+def test_gaps_that_are_cut_by_the_longest_feel_their_batch_mates():
+    """With `step_size` a gap is no longer one step: the hypothesis of part 1 is needed."""
+    times = [torch.tensor([0.0, 0.5, 1.0], **F64), torch.tensor([0.0, 0.1, 1.0], **F64)]
+    both = collate(times, [torch.randn(3, 1, generator=rng(s), **F64) for s in (0, 1)])
+    for step_size, same in ((None, True), (0.3, False)):
+        net = ODERNN(1, 5, width=6, step_size=step_size, generator=rng(), **F64)
+        net.field.weights[-1].mul_(3)
+        moved = (net.encode(both)[:, :1] - net.encode(both.rows(slice(0, 1)))).abs().max()
+        assert moved < 1e-12 if same else moved > 1e-4
 
 
 @pytest.mark.claim("prop-latent-padding")
