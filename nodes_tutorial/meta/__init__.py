@@ -17,7 +17,7 @@ from nodes_tutorial.meta.bayesian_hypermaml import (
     bayesian_meta_loss,
 )
 from nodes_tutorial.meta.dkt import DKT, JitterError, Prediction, cholesky_with_jitter
-from nodes_tutorial.meta.heads import head_gradient, head_logits
+from nodes_tutorial.meta.heads import GradientHead, head_gradient, head_logits
 from nodes_tutorial.meta.hypermaml import HyperMAML, released_hypermaml
 from nodes_tutorial.meta.hypernetworks import SupportRows, support_rows
 from nodes_tutorial.meta.interpolated import ReptileReport, reptile
@@ -40,6 +40,7 @@ __all__ = [
     "ChaserReport",
     "FlowWeights",
     "GaussianWeights",
+    "GradientHead",
     "HyperMAML",
     "JitterError",
     "MAMLReport",

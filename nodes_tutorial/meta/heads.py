@@ -2,20 +2,20 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from nodes_tutorial.checks import check_points
+from nodes_tutorial.checks import check_count, check_number, check_points
 from nodes_tutorial.ode.solvers.problem import under_transform
 
 
 def head_logits(
-    head: Float[Tensor, "*tasks classes weights"], features: Float[Tensor, "*tasks points dim"]
-) -> Float[Tensor, "*tasks points classes"]:
+    head: Float[Tensor, "*_ classes weights"], features: Float[Tensor, "*_ points dim"]
+) -> Float[Tensor, "*_ points classes"]:
     r"""Logits :math:`w_c^\top z+b_c` of points, with the row :math:`(w_c, b_c)` for class c.
 
     Args:
         head: one row for each class, the bias last: one more number than ``features`` have.
-        features: one row for each point.
+        features: one row for each point; the axes of tasks broadcast.
 
     Returns:
         One row for each point.
@@ -72,6 +72,81 @@ def head_gradient(
     error = head_logits(head, features).softmax(-1) - indicators(labels, head.shape[-2], features)
     rows = torch.cat([error.mT @ features, error.sum(-2).unsqueeze(-1)], -1)
     return rows / features.shape[-2]
+
+
+class GradientHead(nn.Module):
+    r"""A head that adapts by gradient steps, with a step size for each number of a row.
+
+    .. math:: \theta\leftarrow\theta-e^s\,g(\theta),\qquad\theta=0\text{ at first}
+
+    The vector s is learned. All classes begin with the same row, so it may be 0: a row that is
+    added to all classes changes no probability, and no later step either.
+
+    Args:
+        features: numbers of an embedding.
+        ways: classes of a task.
+        steps: gradient steps.
+        size: step size at first.
+        dtype: dtype of the step sizes; None means PyTorch's default.
+        device: device of the step sizes; None means PyTorch's default.
+
+    Attributes:
+        log_size: s, one number for each weight of a row and one for its bias.
+
+    Raises:
+        TypeError: ``features``, ``ways`` or ``steps`` is not an integer, ``size`` not a number.
+        ValueError: one of them below 1, or a ``size`` that is not positive.
+
+    Chapter: prop-hypermaml-step
+
+    References: Li, Zhou, Chen and Li (2017), Meta-SGD, on the head alone.
+
+    >>> import torch
+    >>> from nodes_tutorial.meta import GradientHead
+    >>> net = GradientHead(16, ways=5)
+    >>> support = torch.randn(8, 5, 16), torch.arange(5).expand(8, 5)
+    >>> net(support, torch.randn(8, 30, 16)).shape
+    torch.Size([8, 30, 5])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        ways: int,
+        steps: int = 5,
+        size: float = 0.135,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        check_count("features", features, least=1)
+        self.ways = check_count("ways", ways, least=1)
+        self.steps = check_count("steps", steps, least=1)
+        size = check_number("size", size, "a positive number", lambda a: a > 0)
+        log_size = torch.full((features + 1,), size, dtype=dtype, device=device).log()
+        self.log_size = nn.Parameter(log_size)
+
+    def forward(
+        self,
+        support: tuple[Float[Tensor, "*tasks support dim"], Int[Tensor, "*tasks support"]],
+        query: Float[Tensor, "*tasks query dim"],
+    ) -> Float[Tensor, "*tasks query ways"]:
+        """Logits of the queries after the steps.
+
+        Args:
+            support: embeddings and their classes.
+            query: embeddings to be named.
+
+        Raises:
+            TypeError: as for ``head_gradient``.
+            ValueError: as for ``head_gradient``.
+        """
+        features, labels = support
+        head = features.new_zeros(*features.shape[:-2], self.ways, features.shape[-1] + 1)
+        for _ in range(self.steps):
+            head = head - self.log_size.exp() * head_gradient(head, features, labels)
+        return head_logits(head, query)
 
 
 def indicators(

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from nodes_tutorial.data.tasks import TaskSampler
 from nodes_tutorial.invariance import DeepSets
 from nodes_tutorial.meta import (
+    GradientHead,
     HyperMAML,
     SupportRows,
     WarmUp,
@@ -75,6 +76,27 @@ def test_gradient_of_a_head_is_autograd_s(measured, shared):
     assert measured((found - wanted).abs().max(), "gradient") < 1e-12
     turned = head_gradient(head.detach(), support, (labels + 1) % WAYS)  # other labels
     assert (turned - wanted).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_gradient_head_takes_steps_of_its_own_sizes(dtype):
+    support, labels, query = episode(dtype=dtype)
+    net = GradientHead(DIM, WAYS, steps=3, dtype=dtype)
+    with torch.no_grad():
+        net.log_size.add_(randn(DIM + 1, seed=8, dtype=dtype))
+    found = net((support, labels), query)
+    for x, y, q, logits in zip(support, labels, query, found, strict=True):
+        head = torch.zeros(WAYS, DIM + 1, dtype=dtype, requires_grad=True)
+        for _ in range(3):
+            loss = cross_entropy(x @ head[:, :-1].T + head[:, -1], y)
+            (slope,) = torch.autograd.grad(loss, head)
+            head = (head - net.log_size.exp() * slope).detach().requires_grad_()
+        off = (logits - (q @ head[:, :-1].T + head[:, -1])).abs().max()
+        assert off < (1e-12 if dtype == F64 else 1e-4)
+    assert label_violation(net) < 1e-12 if dtype == F64 else True
+    one = GradientHead(DIM, WAYS, steps=1, size=0.7, dtype=dtype)((support, labels), query)
+    step = network(step_size=0.7, dtype=dtype)((support, labels), query, 1.0).softmax(-1)
+    assert (one.softmax(-1) - step).abs().max() < (1e-12 if dtype == F64 else 1e-4)
 
 
 def exact_set(step_size, read_probability=True):
@@ -156,6 +178,32 @@ def test_the_step_of_two_classes_sees_a_third(start):
 
 
 @pytest.mark.claim("prop-hypermaml-own")
+@pytest.mark.parametrize("ways", [2, 3])
+def test_two_classes_share_the_step(measured, ways):
+    """Part 3, with the elements of the released program; three classes are the case without it."""
+    support, labels, query = episode(ways=ways, shots=3)
+
+    class Element(nn.Module):
+        def forward(self, x):
+            z, p, number = x[..., :DIM], x[..., DIM:-1], x[..., -1:]
+            own = p.gather(-1, number.long())
+            return (own - 1) * torch.cat([z, torch.ones_like(own)], -1)
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return 2 * 0.7 / (3 * ways) * x
+
+    rows = SupportRows(DeepSets(Element(), Scaled(), "sum"), "released")
+    net = HyperMAML(rows, DIM, ways, start="per_class", step_size=0.7, generator=rng(2), dtype=F64)
+    by_rows, by_step = (net((support, labels), query, s).softmax(-1) for s in (0.0, 1.0))
+    off = (by_rows - by_step).abs().max()
+    if ways == 2:
+        assert measured(off, "two classes") < 1e-12
+    else:
+        assert off > 1e-3
+
+
+@pytest.mark.claim("prop-hypermaml-own")
 @pytest.mark.parametrize("reads", ["class", "support"])
 def test_a_shared_start_has_no_effect(measured, reads):
     support, labels, query = episode()
@@ -176,14 +224,14 @@ def test_a_shared_start_has_no_effect(measured, reads):
 # --- symmetry ------------------------------------------------------------------------------------
 
 
-def label_violation(net, share=0.0):
+def label_violation(net, *share):
     """How far the predictions are from permuting with the labels; the largest of five orders."""
     support, labels, query = episode()
-    before = net((support, labels), query, share)
+    before = net((support, labels), query, *share)
     worst = 0.0
     for seed in range(5):
         order = torch.randperm(WAYS, generator=rng(seed))  # class c is now called order[c]
-        after = net((support, order[labels]), query, share)
+        after = net((support, order[labels]), query, *share)
         worst = max(worst, float((after[..., order] - before).detach().abs().max()))
     return worst
 
@@ -195,6 +243,21 @@ def test_predictions_permute_with_the_labels(measured, reads, share):
     assert measured(label_violation(network(reads), share), "permuted labels") < 1e-12
     # a row for each class breaks it, with the gradient step too
     assert label_violation(network(reads, "per_class"), share) > 1e-2
+
+
+@pytest.mark.claim("prop-hypermaml-symmetry")
+def test_the_violation_is_the_difference_of_the_start_rows(measured):
+    support, labels, query = episode()
+    net = network("class", "per_class")
+    order = torch.randperm(WAYS, generator=rng(2))
+    violation = net((support, order[labels]), query)[..., order] - net((support, labels), query)
+    start = head_logits(net.head, query)
+    error = (violation - (start[..., order] - start)).abs().max()
+    assert measured(error, "part 3") < 1e-12
+    # with the probabilities among the inputs the rows change too
+    net = network("support", "per_class")
+    violation = net((support, order[labels]), query)[..., order] - net((support, labels), query)
+    assert (violation - (start[..., order] - start)).abs().max() > 1e-3
 
 
 @pytest.mark.claim("prop-hypermaml-symmetry")
@@ -460,6 +523,10 @@ def test_bad_input_is_named():
         head_gradient(torch.zeros(3, 5, 7, dtype=F64), support, labels + 1)
     with pytest.raises(ValueError, match=r"head must end in the axes \(7,\)"):
         head_logits(torch.zeros(5, 6, dtype=F64), support)
+    with pytest.raises(ValueError, match="size must be a positive number"):
+        GradientHead(DIM, WAYS, size=0.0)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        GradientHead(DIM, WAYS, 0)
     with pytest.raises(ValueError, match="warmup must be at least 0, got -1"):
         WarmUp(-1, 3)
     with pytest.raises(TypeError, match=r"switch must be an integer, got 2\.5"):
