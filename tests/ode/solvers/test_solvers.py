@@ -70,7 +70,8 @@ def test_global_order(name, measured):
     y0 = y[0]
     found = slope([5.0 / n for n in steps], errors)
     measured(abs(found - p), f"{name}: distance of the slope from {p}")
-    assert abs(found - p) < 0.45, found
+    margin = 0.45 if p == 5 else 0.2  # at order 5 the next term still weighs at these steps
+    assert abs(found - p) < margin, found
 
     field, sizes, solution = pulse, [0.1, 0.07, 0.05, 0.035], pulse_solution
     if p == 8:  # the pulse's coefficient of h^9 is too small to be seen above round-off
@@ -80,7 +81,7 @@ def test_global_order(name, measured):
     for h in sizes:
         y, _ = one_step(field, METHODS[name], 0.0, y0, h)
         local.append(float((y - solution(torch.tensor(h, dtype=F64))).norm()))
-    assert abs(slope(sizes, local) - (p + 1)) < 0.45, slope(sizes, local)
+    assert abs(slope(sizes, local) - (p + 1)) < margin, slope(sizes, local)
 
 
 @pytest.mark.claim("thm-solvers-convergence")
