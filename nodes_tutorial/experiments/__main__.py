@@ -7,6 +7,7 @@ from nodes_tutorial.experiments.commands import (  # noqa: F401  they add comman
     generalization,
     implicit,
     invariance,
+    meta,
     ode,
 )
 

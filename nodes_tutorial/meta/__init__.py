@@ -2,7 +2,7 @@
 
 The part is flat. Read the modules of a chapter in the order of its line:
 
-few_shot: ``prototypes``
+few_shot: ``prototypes`` ``episodes`` ``encoders`` ``hausdorff`` ``transfer``
 maml: ``batched`` ``descent`` ``adapted`` ``unrolled`` ``interpolated`` ``particles``
 hypermaml: ``heads`` ``hypernetworks`` ``warm_up`` ``hypermaml``
 bayesian_hypermaml: ``posteriors`` ``averages`` ``bayesian_hypermaml`` ``dkt``
@@ -17,6 +17,17 @@ from nodes_tutorial.meta.bayesian_hypermaml import (
     bayesian_meta_loss,
 )
 from nodes_tutorial.meta.dkt import DKT, JitterError, Prediction, cholesky_with_jitter
+from nodes_tutorial.meta.encoders import have_encoder, load_encoder
+from nodes_tutorial.meta.episodes import (
+    Interval,
+    VarianceParts,
+    check_apart,
+    embed,
+    episode_accuracies,
+    interval,
+    variance_parts,
+)
+from nodes_tutorial.meta.hausdorff import hausdorff_table, ink_points, modified_hausdorff
 from nodes_tutorial.meta.heads import GradientHead, head_gradient, head_logits
 from nodes_tutorial.meta.hypermaml import HyperMAML, released_hypermaml
 from nodes_tutorial.meta.hypernetworks import SupportRows, support_rows
@@ -30,18 +41,21 @@ from nodes_tutorial.meta.particles import (
 )
 from nodes_tutorial.meta.posteriors import FlowWeights, GaussianWeights, normal_kl
 from nodes_tutorial.meta.prototypes import ProtoNet, class_means, linear_head, prototype_logits
+from nodes_tutorial.meta.transfer import Baseline, fit_head, transfer_logits
 from nodes_tutorial.meta.unrolled import MAMLReport, maml, unrolled_loss
 from nodes_tutorial.meta.warm_up import WarmUp
 
 __all__ = [
     "DKT",
     "Adapted",
+    "Baseline",
     "BayesianHyperMAML",
     "ChaserReport",
     "FlowWeights",
     "GaussianWeights",
     "GradientHead",
     "HyperMAML",
+    "Interval",
     "JitterError",
     "MAMLReport",
     "MetaLoss",
@@ -49,6 +63,7 @@ __all__ = [
     "ProtoNet",
     "ReptileReport",
     "SupportRows",
+    "VarianceParts",
     "WarmUp",
     "adapt",
     "adapt_further",
@@ -56,12 +71,22 @@ __all__ = [
     "bayesian_maml",
     "bayesian_meta_loss",
     "chaser_loss",
+    "check_apart",
     "cholesky_with_jitter",
     "class_means",
+    "embed",
+    "episode_accuracies",
+    "fit_head",
+    "hausdorff_table",
+    "have_encoder",
     "head_gradient",
     "head_logits",
+    "ink_points",
+    "interval",
     "linear_head",
+    "load_encoder",
     "maml",
+    "modified_hausdorff",
     "normal_kl",
     "predict",
     "prototype_logits",
@@ -70,5 +95,7 @@ __all__ = [
     "support_rows",
     "svgd",
     "svgd_direction",
+    "transfer_logits",
     "unrolled_loss",
+    "variance_parts",
 ]
