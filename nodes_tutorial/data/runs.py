@@ -57,8 +57,8 @@ def one_shot_runs() -> Runs:
             support, query, labels = zip(*(_run(archive, k + 1) for k in range(RUNS)), strict=True)
     except (zipfile.BadZipFile, KeyError, OSError, zlib.error) as error:
         raise DataError(f"{path} does not hold the runs: {error}") from error
-    drawn = (torch.from_numpy(np.stack(part)) for part in (support, query))
-    return Runs(*drawn, torch.tensor(labels))
+    shown, asked = (torch.from_numpy(np.stack(part)) for part in (support, query))
+    return Runs(shown, asked, torch.tensor(labels))
 
 
 def have_one_shot_runs() -> bool:

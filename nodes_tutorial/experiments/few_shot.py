@@ -66,13 +66,20 @@ def execute(
     train, tests = characters(run.part)
     generator = torch.Generator(run.device).manual_seed(run.seed)
     encoder = Conv4(width=run.width, norm="running", generator=generator, device=run.device)
-    encoder = encoder.to(memory_format=torch.channels_last)  # faster on CPUs
+    for weight in encoder.parameters():
+        if weight.ndim == 4:  # faster on CPUs
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     net = ProtoNet(encoder, check=False)
     adam = torch.optim.Adam(net.parameters(), run.rate)
     halving = torch.optim.lr_scheduler.StepLR(adam, run.halve, 0.5)
-    shape = {"ways": run.ways, "shots": run.shots, "queries": run.queries}
-    images = train.images.to(run.device)
-    sampler = TaskSampler(images, train.labels, rotations=True, **shape)
+    sampler = TaskSampler(
+        train.images.to(run.device),
+        train.labels,
+        ways=run.ways,
+        shots=run.shots,
+        queries=run.queries,
+        rotations=True,
+    )
     clock = Clock()
 
     def step(i: int) -> Tensor:
@@ -131,8 +138,8 @@ def accuracies(run: Run, encoder: Conv4, name: str, data: Characters) -> list[di
             continue
         row: dict[str, Any] = {"data": name, "ways": ways, "shots": shots}
         for what, features in both.items():
-            shape = {"ways": ways, "shots": shots, "queries": run.test_queries}
-            sampler = TaskSampler(features, data.labels, **shape)
+            asked = run.test_queries
+            sampler = TaskSampler(features, data.labels, ways=ways, shots=shots, queries=asked)
             generator = torch.Generator(run.device).manual_seed(TEST_SEED)
             part = _mean(sampler, run.test_episodes, generator)
             row |= {what: round(part.mean, 5), f"{what}_half": round(part.half, 5)}

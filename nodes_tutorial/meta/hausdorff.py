@@ -108,17 +108,17 @@ def hausdorff_table(
     >>> hausdorff_table([torch.tensor([[0.0], [1.0]])], [torch.tensor([[0.0]])])
     tensor([[0.5000]], dtype=torch.float64)
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     for name, sets in (("queries", queries), ("supports", supports)):
         for points in sets:
             check_points(name, points, queries[0].shape[1:])
             check_filled(name, points)
     asking, asked = ([points.double().cpu().numpy() for points in s] for s in (queries, supports))
-    trees = [cKDTree(b) for b in asked]
+    trees = [KDTree(b) for b in asked]
     table = torch.empty(len(asking), len(asked), dtype=torch.float64)
     for i, a in enumerate(asking):
-        tree = cKDTree(a)
+        tree = KDTree(a)
         for j, b in enumerate(asked):
             table[i, j] = max(trees[j].query(a)[0].mean(), tree.query(b)[0].mean())
     return table

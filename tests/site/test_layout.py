@@ -58,6 +58,7 @@ invariance.curvature invariance.sfa invariance.oriented_energy
 meta.maml meta.adapt meta.predict meta.reptile meta.unrolled_loss
 meta.bayesian_maml meta.svgd meta.chaser_loss
 meta.ProtoNet meta.prototypes.ProtoNet meta.class_means meta.linear_head
+meta.transfer.Baseline meta.Baseline meta.interval meta.load_encoder data.runs.one_shot_runs
 meta.HyperMAML meta.hypermaml.HyperMAML meta.hypernetworks.SupportRows meta.WarmUp
 meta.BayesianHyperMAML meta.bayesian_hypermaml.BayesianHyperMAML meta.DKT meta.dkt.DKT
 meta.posteriors.FlowWeights meta.GaussianWeights meta.averaged_loss
