@@ -174,7 +174,16 @@ class GOKUNet(nn.Module):
         return Path(theta, z, x)
 
     def predict(self, x: Float[Tensor, "batch seen observed"], t: Float[Tensor, " times"]) -> Path:
-        """The path of the posterior's mean, inferred from x, at times that may go on beyond it."""
+        """The path of the posterior's mean, inferred from x, at times that may go on beyond it.
+
+        Args:
+            x: what is seen, shape (batch, seen, observed); its first entry is at ``t[0]``.
+            t: increasing times, shape (times,). The inferred state stands at the first of them, so
+                later times are asked for after those of x, not instead of them.
+
+        Returns:
+            States, observations and parameters, without the axis of networks if there is one only.
+        """
         path = self.decode(self.infer(x)[0], t)
         return path if self.copies else Path(*(part.squeeze(0) for part in path))
 

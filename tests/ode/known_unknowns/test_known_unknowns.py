@@ -568,6 +568,8 @@ def test_prediction_goes_on_beyond_what_is_seen():
     path = net.predict(x, t)
     assert path.x.shape == (2, 9, 4) and path.z.shape == (2, 9, 2)
     assert torch.allclose(path.x[:, :5], net.predict(x, t[:5]).x, atol=1e-3)
+    late = net.predict(x, t + 3)  # the inferred state stands at the first time that is asked
+    assert torch.allclose(late.z, path.z, atol=1e-3)
     mean = net.infer(x)[0].squeeze(0)
     assert torch.allclose(path.z[:, 0], 0.3 * mean[:, :2])
     assert torch.allclose(path.theta, torch.nn.functional.softplus(mean[:, 2:]))
