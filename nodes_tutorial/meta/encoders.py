@@ -17,7 +17,11 @@ from nodes_tutorial.nets import Conv4
 FOLDER = "results/weights"
 WIDTH = 32
 # sha256 of the weights of each seed
-SUMS: dict[int, str] = {}
+SUMS: dict[int, str] = {
+    0: "cf47b812820e66109473ddb094145d30ea171c980e850f751715157ec65e3ae4",
+    1: "162ec34b23c1735382039d7f4f5887a205e82a30f0b698e1f412e0d62e015f3a",
+    2: "b3191fb0f38c5eb9b16867305efc55e034998fe78a30f289f91670f43f2ce0df",
+}
 
 
 def load_encoder(seed: int = 0) -> Conv4:

@@ -44,8 +44,19 @@ PENDING: dict[str, set[str]] = {
         "threads2",
     },
     "invariance/deep_sets": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
+    "meta/few_shot": {
+        "avx2",
+        "base",
+        "mkl",
+        "plain",
+        "rounding",
+        "seeds+1000",
+        "seeds+2000",
+        "seeds+3000",
+        "threads2",
+    },
 }
-WITHOUT_SPREADS: set[str] = set()
+WITHOUT_SPREADS: set[str] = {"meta/few_shot"}
 
 
 def ids(chapter):
