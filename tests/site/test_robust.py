@@ -12,38 +12,7 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "ode/adjoint": {
-        "avx2",
-        "mkl",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/known_unknowns": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "flows/matching": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "invariance/deep_sets": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
+    "flows/matching": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
     "meta/few_shot": {
         "avx2",
         "base",
@@ -56,7 +25,9 @@ PENDING: dict[str, set[str]] = {
         "threads2",
     },
 }
-WITHOUT_SPREADS: set[str] = {"meta/few_shot"}
+WITHOUT_SPREADS: set[str] = {
+    "meta/few_shot",
+}
 
 
 def ids(chapter):
