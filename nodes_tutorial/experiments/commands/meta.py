@@ -1,4 +1,4 @@
-"""Commands for meta-learning: `few_shot`."""
+"""Commands for meta-learning: `few_shot`, `hypermaml`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,13 @@ from nodes_tutorial.experiments.command import (
     Every,
     Out,
     Rate,
+    Rates,
     Seeds,
+    Steps,
     Threads,
     app,
     checkpoint_of,
+    decimals,
     numbers,
     running,
 )
@@ -70,3 +73,42 @@ def few_shot(
 
 def _told(test: dict) -> str:
     return f"{test['data']} {test['ways']}w{test['shots']}s {test['accuracy']:.3f}"
+
+
+@app.command()
+def hypermaml(
+    part: Annotated[str, typer.Option(help="no_latin or small: what to train on")] = "no_latin",
+    heads: Annotated[str, typer.Option(help="names with commas; empty for all")] = "",
+    steps: Steps = 1500,
+    rates: Rates = "0.001,0.003,0.03",
+    test_episodes: Annotated[int, typer.Option(help="episodes of a test")] = 600,
+    encoder: Annotated[int, typer.Option(help="which training of the encoder")] = 0,
+    seeds: Seeds = "0,1,2",
+    device: Device = "cpu",
+    checkpoint: Checkpoint = None,
+    every: Every = 500,
+    threads: Threads = 1,
+    out: Out = Path("results/hypermaml.json"),
+) -> None:
+    """Train heads on the features of a prototype network, and record accuracy and loss."""
+    from nodes_tutorial.experiments.hypermaml import HEADS, KEY, Run, execute
+    from nodes_tutorial.experiments.record import append
+
+    with running(threads):
+        for head in heads.split(",") if heads else HEADS:
+            for seed in numbers(seeds, "seeds"):
+                run = Run(
+                    head=head,
+                    part=part,
+                    steps=steps,
+                    rates=tuple(decimals(rates, "rates")),
+                    test_episodes=test_episodes,
+                    encoder=encoder,
+                    seed=seed,
+                    device=device,
+                )
+                place = checkpoint_of(checkpoint, part, head.replace(" ", "-"), seed)
+                row = execute(run, checkpoint=place, every=every)
+                append(out, row, KEY)
+                told = ", ".join(f"{share:.3f}" for share in row["accuracy"])
+                typer.echo(f"{part} {head} seed {seed}: {told}")
