@@ -379,6 +379,20 @@ def test_gradients(reads, start):
     assert torch.autograd.gradcheck(loss, [support, *inputs], fast_mode=True)
 
 
+def test_the_outer_gradient_is_that_of_the_adapted_head(measured):
+    """Through start and hypernetwork; the loss of the start alone has another gradient."""
+    support, labels, query = episode()
+    targets = torch.arange(WAYS).repeat(4).expand(3, -1)
+    net = network("class", "per_class")
+    loss = cross_entropy(net((support, labels), query).flatten(0, 1), targets.flatten())
+    loss.backward()
+    at_adapted = head_gradient(net.adapt((support, labels)).detach(), query, targets).mean(0)
+    assert measured((net.head.grad - at_adapted).abs().max(), "outer gradient") < 1e-12
+    at_start = head_gradient(net.head.detach().expand(3, -1, -1), query, targets).mean(0)
+    assert (net.head.grad - at_start).abs().max() > 1e-2
+    assert all(p.grad.abs().max() > 0 for p in net.rows.parameters())
+
+
 def test_no_gradient_goes_through_the_probabilities():
     support, labels, query = episode()
     net = network("support", "per_class")
