@@ -33,6 +33,7 @@ def write(root: Path, name: str, content: object) -> None:
         "latent",
         "known_unknowns",
         "meta_learning",
+        "few_shot",
         *GROUPED,
         "stability",
         "speed",
@@ -124,6 +125,16 @@ def test_meta_learning_stands_below_the_published_numbers(root):
     assert [line[4] for line in published] == ["98.7 ± 0.4", "99.16 ± 0.35", "99.50 ± 0.26"]
     accuracy = "59.0 ±\N{NO-BREAK SPACE}1.4 (2)"
     assert ours == ["iMAML", "16", "0.01", "120", accuracy, "60"]
+
+
+def test_prototypes_stand_beside_the_published_numbers(root):
+    test = {"data": "held out", "ways": 20, "shots": 1, "pixels": 0.26}
+    row = {"part": "full", "episodes": 3000}
+    found = [{**row, "tests": [test | {"accuracy": a}]} for a in (0.9, 0.92)]
+    write(root, "few_shot.json", {"rows": found})
+    _, line = tables.TABLES["few_shot"](root)
+    assert line[1:4] == ["3,000", "held out", "20, 1"]
+    assert line[4:] == ["91.0 ±\N{NO-BREAK SPACE}1.4 (2)", "26.0", "96.0"]
 
 
 def test_groups_have_means_and_spreads(root):

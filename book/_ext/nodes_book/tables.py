@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from nodes_book.episodes import few_shot
 from nodes_book.grouped import GROUPED
 from nodes_book.robustness import robust, thin
 from tools.project import ROOT
@@ -267,6 +268,7 @@ TABLES: dict[str, Callable[[Path], list[Row]]] = {
     "classifiers": classifiers,
     "latent": latent,
     "meta_learning": meta_learning,
+    "few_shot": few_shot,
     "known_unknowns": known_unknowns,
     "stability": stability,
     **GROUPED,
