@@ -116,6 +116,7 @@ from nodes_tutorial.invariance import (
 )
 from nodes_tutorial.meta import (
     DKT,
+    Baseline,
     BayesianHyperMAML,
     GaussianWeights,
     HyperMAML,
@@ -123,6 +124,7 @@ from nodes_tutorial.meta import (
     averaged_loss,
     chaser_loss,
     linear_head,
+    modified_hausdorff,
     support_rows,
     svgd_direction,
 )
@@ -476,6 +478,14 @@ COMPUTED = {
         lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, ways=2), None,
     ),
     "linear head": (lambda: None, [rows(3, 2)], lambda f, p: linear_head(p)[1], None),
+    "transfer": (
+        lambda: Baseline(Conv4(width=2), 8, 5, head="cosine"), [rows(3, 1, 28, 28)],
+        lambda f, x: f(x), None,
+    ),
+    "point sets": (
+        lambda: None, [rows(3, 4, 2), rows(3, 5, 2)],
+        lambda f, a, b: modified_hausdorff(a, b, None, b[..., 0].isfinite()), None,
+    ),
     "hypermaml": (
         lambda: HyperMAML(support_rows(2, 3), 2, 2), [rows(3, 4, 2), rows(3, 5, 2)],
         lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, 0.5), None,
