@@ -57,9 +57,7 @@ PENDING: dict[str, set[str]] = {
     },
     "meta/hypermaml": {
         "avx2",
-        "base",
         "mkl",
-        "plain",
         "rounding",
         "seeds+1000",
         "seeds+2000",
