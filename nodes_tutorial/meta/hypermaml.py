@@ -19,8 +19,9 @@ class HyperMAML(nn.Module):
     r"""A head for each task, :math:`\theta'=\theta-H(\mathrm{support})`, on a common encoder.
 
     The encoder gives embeddings z. A hypernetwork H makes a row for each class from the support,
-    and :math:`\theta'_c` are the weights and the bias of the logit of class c. With a share p of
-    the gradient step it is :math:`\theta'=\theta-p\,a\,g-(1-p)\,H`.
+    and :math:`\theta'_c` are the weights and the bias of the logit of class c. With a share
+    :math:`\lambda` of the gradient step it is
+    :math:`\theta'=\theta-\lambda\,a\,g-(1-\lambda)\,H`.
 
     All tasks are computed at once. The encoder gets the images of all tasks as one batch, those
     of the support and those of the query apart: a batch normalization with batch statistics
@@ -47,7 +48,7 @@ class HyperMAML(nn.Module):
 
     Chapter: def-hypermaml-update
 
-    References: Przewięźlikowski et al. (2022), equations 3 and 4, where the sign of H differs.
+    References: Przewięźlikowski, Przybysz, Tabor, Zięba and Spurek (2022), who add H.
 
     >>> import torch
     >>> from nodes_tutorial.meta import HyperMAML, support_rows
@@ -119,7 +120,7 @@ class HyperMAML(nn.Module):
         Args:
             support: images, or embeddings without an encoder, of shape (\\*tasks, support, ...),
                 and their classes.
-            gradient_share: p, the share of the gradient step; 0 is the hypernetwork alone.
+            gradient_share: share of the gradient step; 0 is the hypernetwork alone.
             ways: classes, if other than those of the constructor; for a shared start only.
 
         Returns:

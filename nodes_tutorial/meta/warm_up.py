@@ -7,9 +7,10 @@ from nodes_tutorial.checks import check_count
 
 @dataclass(frozen=True)
 class WarmUp:
-    r"""From the gradient step to the hypernetwork: the share p of the gradient in each epoch.
+    r"""From the gradient step to the hypernetwork: the share of the gradient in each epoch.
 
-    .. math:: p(e)=1\ (e<W),\qquad p(e)=\frac{S+W-e}{S+1}\ (W\le e<W+S),\qquad p(e)=0\text{ then}
+    .. math:: \lambda(e)=1\ (e<W),\qquad\lambda(e)=\frac{S+W-e}{S+1}\ (W\le e<W+S),\qquad
+        \lambda(e)=0\ (e\ge W+S)
 
     Attributes:
         warmup: epochs W of the gradient step alone.
@@ -35,7 +36,7 @@ class WarmUp:
         check_count("switch", self.switch)
 
     def __call__(self, epoch: int) -> float:
-        """The share p of an epoch, counted from 0."""
+        """The share of an epoch, counted from 0."""
         check_count("epoch", epoch)
         if epoch < self.warmup:
             return 1.0

@@ -56,13 +56,10 @@ PENDING: dict[str, set[str]] = {
         "threads2",
     },
     "meta/hypermaml": {
-        "avx2",
-        "mkl",
         "rounding",
         "seeds+1000",
         "seeds+2000",
         "seeds+3000",
-        "threads2",
     },
 }
 WITHOUT_SPREADS: set[str] = {"meta/few_shot", "meta/hypermaml"}
