@@ -50,6 +50,7 @@ bench: .venv/.bench
 	$(BIN)/python -m benchmarks.implicit $(RECORD_IMPLICIT)
 	$(BIN)/python -m benchmarks.bayes $(RECORD_BAYES)
 	$(BIN)/python -m benchmarks.pernet $(RECORD_PERNET)
+	$(BIN)/python -m benchmarks.meta $(RECORD_META)
 
 # the chapters under other arithmetic, threads and seeds; C=ode/stability limits it to a chapter
 robust: .venv/.stamp

@@ -387,7 +387,7 @@ def test_what_first_order_drops_is_bounded(steps):
         assert (full - first).norm() <= ((1 + 0.05 * size) ** steps - 1) * first.norm()
 
 
-@pytest.mark.claim("prop-maml-implicit")
+@pytest.mark.claim("prop-maml-quadratic")
 def test_one_table_for_a_curvature(measured):
     """Factors of theta - c for a bowl of curvature h, from the package's own functions."""
     h, a, k, lam = 0.7, 0.9, 3, 1.3
