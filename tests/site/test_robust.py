@@ -12,49 +12,6 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "meta/maml": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/adjoint": {
-        "avx2",
-        "mkl",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/known_unknowns": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "flows/matching": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "invariance/deep_sets": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000", "threads2"},
     "meta/few_shot": {
         "avx2",
         "base",
@@ -66,14 +23,24 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "meta/hypermaml": {
+    "meta/maml": {
+        "avx2",
+        "base",
+        "mkl",
+        "plain",
         "rounding",
         "seeds+1000",
         "seeds+2000",
         "seeds+3000",
+        "threads2",
     },
+    "meta/hypermaml": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
 }
-WITHOUT_SPREADS: set[str] = {"meta/maml", "meta/few_shot", "meta/hypermaml"}
+WITHOUT_SPREADS: set[str] = {
+    "meta/few_shot",
+    "meta/hypermaml",
+    "meta/maml",
+}
 
 
 def ids(chapter):
