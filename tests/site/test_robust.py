@@ -12,17 +12,6 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "meta/few_shot": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
     "meta/maml": {
         "avx2",
         "base",
@@ -36,11 +25,7 @@ PENDING: dict[str, set[str]] = {
     },
     "meta/hypermaml": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
 }
-WITHOUT_SPREADS: set[str] = {
-    "meta/few_shot",
-    "meta/hypermaml",
-    "meta/maml",
-}
+WITHOUT_SPREADS: set[str] = {"meta/hypermaml", "meta/maml"}
 
 
 def ids(chapter):
