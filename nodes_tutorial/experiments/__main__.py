@@ -8,6 +8,7 @@ from nodes_tutorial.experiments.commands import (  # noqa: F401  they add comman
     implicit,
     invariance,
     meta,
+    meta_heads,
     meta_maml,
     ode,
 )

@@ -54,7 +54,7 @@ class BayesianHyperMAML(nn.Module):
 
     Chapter: def-bayesian-heads
 
-    References: Borycki et al. (2024), section 4.
+    References: Borycki et al. (2022).
 
     >>> import torch
     >>> from nodes_tutorial.meta import BayesianHyperMAML
@@ -184,7 +184,7 @@ def bayesian_meta_loss(
 
     Chapter: prop-bayesian-losses
 
-    References: Borycki et al. (2024), section 4.
+    References: Borycki et al. (2022).
     """
     gamma = check_number("gamma", gamma, "a number of at least 0", _not_negative)
     law = model(*tasks.support, ways)
@@ -230,7 +230,7 @@ def adapt_further(
 
     Chapter: def-bayesian-heads
 
-    References: Borycki et al. (2024), section 5.
+    References: Borycki et al. (2022).
     """
     check_count("steps", steps)
     lr = check_number("lr", lr, "a number of at least 0", _not_negative)

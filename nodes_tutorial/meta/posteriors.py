@@ -57,7 +57,7 @@ class GaussianWeights:
 
     Chapter: prop-bayesian-gaussian
 
-    References: Borycki et al. (2024), section 4.
+    References: Borycki et al. (2022).
 
     >>> import torch
     >>> from nodes_tutorial.meta import GaussianWeights
@@ -116,7 +116,7 @@ class FlowWeights:
 
     Chapter: thm-bayesian-flow
 
-    References: Borycki et al. (2024), section 4; Grathwohl et al. (2019).
+    References: Borycki et al. (2022); Grathwohl et al. (2019).
 
     >>> import torch
     >>> from nodes_tutorial.flows import CNF

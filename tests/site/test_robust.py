@@ -24,8 +24,19 @@ PENDING: dict[str, set[str]] = {
         "threads2",
     },
     "meta/hypermaml": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
+    "meta/bayesian_hypermaml": {
+        "avx2",
+        "base",
+        "mkl",
+        "plain",
+        "rounding",
+        "seeds+1000",
+        "seeds+2000",
+        "seeds+3000",
+        "threads2",
+    },
 }
-WITHOUT_SPREADS: set[str] = {"meta/hypermaml", "meta/maml"}
+WITHOUT_SPREADS: set[str] = {"meta/hypermaml", "meta/maml", "meta/bayesian_hypermaml"}
 
 
 def ids(chapter):

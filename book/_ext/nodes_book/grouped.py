@@ -148,4 +148,17 @@ GROUPED = {
         [Column("training, %", "train", 1, 100), Column("test, %", "test", 1, 100)],
         only=("study", "released"),
     ),
+    "meta_heads": Grouped(
+        "meta.json",
+        {"row": "row", "shots": "shots", "gamma": "gamma"},
+        (
+            Column("accuracy in %", "accuracy", 1, 100),
+            Column("NLL", "nll"),
+            Column("ECE", "ece"),
+            Column("NLL, scaled", "nll_scaled"),
+            Column("by entropy", "auroc_entropy"),
+            Column("by information", "auroc_information"),
+            Column("by distance", "auroc_distance"),
+        ),
+    ),
 }
