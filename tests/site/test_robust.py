@@ -12,17 +12,6 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "meta/maml": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
     "meta/hypermaml": {"rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
     "meta/bayesian_hypermaml": {
         "avx2",
@@ -36,7 +25,7 @@ PENDING: dict[str, set[str]] = {
         "threads2",
     },
 }
-WITHOUT_SPREADS: set[str] = {"meta/hypermaml", "meta/maml", "meta/bayesian_hypermaml"}
+WITHOUT_SPREADS: set[str] = {"meta/hypermaml", "meta/bayesian_hypermaml"}
 
 
 def ids(chapter):
