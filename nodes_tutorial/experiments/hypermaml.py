@@ -204,8 +204,8 @@ def _test(
     run: Run, net: nn.Module, table: tuple[Tensor, Tensor], shots: int, queries: int
 ) -> tuple[float, float]:
     """Share of right answers and mean loss, on the same episodes for every head."""
-    shape = {"ways": WAYS, "shots": shots, "queries": queries}
-    sampler = TaskSampler(table[0].to(run.device), table[1], **shape)
+    images = table[0].to(run.device)
+    sampler = TaskSampler(images, table[1], ways=WAYS, shots=shots, queries=queries)
     generator = torch.Generator(run.device).manual_seed(TEST_SEED)
     right, total = 0.0, 0.0
     for start in range(0, run.test_episodes, TEST_CHUNK):

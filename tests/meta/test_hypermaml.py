@@ -1,5 +1,8 @@
 """Claims of the chapter on HyperMAML, and the package against obvious oracles."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -547,3 +550,27 @@ def test_bad_input_is_named():
         WarmUp(1, 2.5)
     with pytest.raises(ValueError, match="epoch must be at least 0"):
         WarmUp(1, 2)(-1)
+
+
+# --- the recorded runs ---------------------------------------------------------------------------
+
+
+def test_the_record_agrees_with_the_findings():
+    """Where the drawings are not at hand the page asserts its bounds on these rows."""
+    path = Path(__file__).parents[2] / "results" / "hypermaml.json"
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["part"] == "small"]
+    mean, nats = {}, {}
+    for head in ("prototypes", "gradient head", "HyperMAML"):
+        own = [row for row in rows if row["head"] == head]
+        assert [row["seed"] for row in own] == [0, 1, 2]
+        mean[head] = torch.tensor([row["accuracy"] for row in own], dtype=F64).mean(0)
+        nats[head] = torch.tensor([row["nll"] for row in own], dtype=F64).mean(0)
+    assert all(
+        row["tests"] == [["Latin", 1], ["en62", 1], ["Latin", 5], ["en62", 5]] for row in rows
+    )
+    assert (nats["HyperMAML"] < 0.75 * nats["gradient head"])[[0, 2]].all()
+    for rival in ("gradient head", "prototypes"):
+        assert mean[rival][1] - mean["HyperMAML"][1] > 0.008
+        assert mean[rival][3] - mean["HyperMAML"][3] > 0.015
+    rates = {row["head"]: row["rate"] for row in rows}
+    assert rates["gradient head"] == 1e-3 and rates["HyperMAML"] == 3e-3  # those of the page
