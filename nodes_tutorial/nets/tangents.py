@@ -149,6 +149,6 @@ def _again(ctx, x: Tensor, v: Tensor | None, affine: list[Tensor], gh: Tensor, g
     inputs = [None if part is None else part.view_as(part) for part in (x, v, *affine)]
     wanted = ctx.needs_input_grad[1:]
     chosen = [part for part, want in zip(inputs, wanted, strict=True) if want]
-    y, p = _plain(ctx.activation, inputs[2:], *inputs[:2])
-    found = iter(torch.autograd.grad((y, p), chosen, (gh, gp), create_graph=True))
+    y, p = _plain(ctx.activation, inputs[2:], *inputs[:2])  # type: ignore
+    found = iter(torch.autograd.grad((y, p), chosen, (gh, gp), create_graph=True))  # type: ignore
     return None, *(next(found) if want else None for want in wanted)
