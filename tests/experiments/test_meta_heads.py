@@ -56,19 +56,20 @@ def test_scores_by_hand():
         torch.tensor([[0, 1]]),
         torch.full((1, 2, 2), 5.0),
     )
+    given = meta_scores.Episodes(*(torch.cat([part, part]) for part in given))  # two equal tasks
     logits = torch.tensor([[[[2.0, 0.0], [0.0, 1.0]]], [[[2.0, 0.0], [3.0, 0.0]]]])
 
     def predict(x, y, q):
-        assert q.shape == (1, 4, 2)
-        return torch.cat([logits, torch.zeros(2, 1, 2, 2)], 2)
+        assert q.shape == (2, 4, 2)
+        return torch.cat([logits, torch.zeros(2, 1, 2, 2)], 2).repeat(1, 2, 1, 1)
 
     said = meta_scores.ask(predict, given)
     probs = logits.softmax(-1).mean(0)
-    assert torch.allclose(said.seen, probs)
+    assert torch.allclose(said.seen, probs.repeat(2, 1, 1))
     sure = -(probs * probs.log()).sum(-1)
     each = logits.softmax(-1)
     each = -(each * each.log()).sum(-1).mean(0)
-    assert torch.allclose(said.seen_information, sure - each, atol=1e-6)
+    assert torch.allclose(said.seen_information[:1], sure - each, atol=1e-6)
     assert said.seen_information[0, 0] < 1e-6 < 0.1 < said.seen_information[0, 1]
     found = meta_scores.scores(said, given, torch.tensor(1.0))
     assert found["accuracy"] == 0.5 and found["nll"] == found["nll_scaled"]
