@@ -1,6 +1,8 @@
 """Claims of the chapter on MAML: the gradient through the steps, what its relatives leave out."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -697,3 +699,32 @@ def test_default_losses():
     named = maml(linear, (x, y), (x, y), loss=lambda p, y: mse_loss(p, y), **GOOD)[0]
     found = maml(linear, (x, y), (x, y), **GOOD)[0]
     assert (named["weight"] - found["weight"]).abs().max() < 1e-12
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def recorded(ways):
+    path = Path(__file__).parents[2] / "results" / "maml.json"
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["ways"] == ways]
+    return sorted(rows, key=lambda row: row["seed"])
+
+
+@pytest.mark.claim("obs-maml-omniglot")
+def test_record_of_omniglot_says_what_the_chapter_says():
+    rows = recorded(5)
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert (
+        len({(r["parameters"], r["steps"], r["rate"], r["settings"]["tasks"]) for r in rows}) == 1
+    )
+    assert min(row["together"] for row in rows) > 0.78
+    assert min(row["together"] - row["pixels"] for row in rows) > 0.3
+    assert max(row["before"] for row in rows) < 0.25  # chance is 0.2
+
+
+@pytest.mark.claim("obs-maml-leak")
+def test_record_shows_that_queries_tell_of_each_other():
+    rows = recorded(5)
+    assert min(row["together"] - row["by_class"] for row in rows) > 0.3
+    assert min(row["together"] - row["alone"] for row in rows) > 0.01
+    assert max(row["together"] - row["alone"] for row in rows) < 0.06
