@@ -1,12 +1,12 @@
 """One module with other weights for each task, and three ways to compute its tasks.
 
-=============  ====================================================  =========================
-``batching``   what it does                                          for
-=============  ====================================================  =========================
+=============  =====================================================  =========================
+``batching``   what it does                                           for
+=============  =====================================================  =========================
 ``"stack"``    each linear layer is one batched product of all tasks  perceptrons
-``"vmap"``     ``torch.func.vmap`` over the tasks                     any module without state
-``"loop"``     one task after the other                               any module
-=============  ====================================================  =========================
+``"vmap"``     ``torch.func.vmap`` over the tasks                      any module without state
+``"loop"``     one task after the other                                any module
+=============  =====================================================  =========================
 
 All three give the same numbers up to rounding. None chooses: perceptrons are stacked. Other modules
 are mapped, but those with convolutions are looped on the CPU, where a convolution with other

@@ -487,7 +487,6 @@ def test_particles_of_a_gaussian_have_its_moments():
     assert (ends.T.cov() - cov).abs().max() < 0.25  # 60 particles, not a sample
 
 
-@pytest.mark.claim("def-maml-chaser")
 @pytest.mark.parametrize("count", [1, 4])
 def test_gradient_of_the_chaser_loss(count, measured):
     start = randn(count, 3, seed=36)
