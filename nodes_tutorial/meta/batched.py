@@ -4,8 +4,8 @@
 ``batching``   what it does                                           for
 =============  =====================================================  =========================
 ``"stack"``    each linear layer is one batched product of all tasks  perceptrons
-``"vmap"``     ``torch.func.vmap`` over the tasks                      any module without state
-``"loop"``     one task after the other                                any module
+``"vmap"``     ``torch.func.vmap`` over the tasks                     any module without state
+``"loop"``     one task after the other                               any module
 =============  =====================================================  =========================
 
 All three give the same numbers up to rounding. None chooses: perceptrons are stacked. Other modules
