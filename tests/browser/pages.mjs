@@ -1,7 +1,7 @@
-// node pages.mjs ROOT CHROMIUM PAGE... : every page in every mode; findings as JSON on stdout.
+// node pages.mjs ROOT CHROMIUM PAGE... : every page in light, dark and on a phone; JSON on stdout.
 import { createRequire } from "node:module";
 import fs from "node:fs";
-import { MODES, open, visit } from "./site.mjs";
+import { open, visit } from "./site.mjs";
 
 const [root, chromium, ...names] = process.argv.slice(2);
 const axe = fs.readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -27,10 +27,15 @@ const overflow = () => {
     .map((node) => `${node.tagName}.${node.className}`);
   return { wide, culprits: culprits.slice(0, 5) };
 };
-const violations = async (page) => {
+// axe walks through every node, and half of a chapter's nodes are the parts of its formulas, which
+// it has nothing to say about: one word in the formula's colour stands for them.
+const plain = () => {
+  for (const formula of document.querySelectorAll("mjx-container")) formula.textContent = "formula";
+};
+const violations = async (page, options) => {
   const found = await page.evaluate(
-    (tags) => window.axe.run(document, { runOnly: tags, resultTypes: ["violations"] }),
-    TAGS,
+    (options) => window.axe.run(document, { ...options, resultTypes: ["violations"] }),
+    options,
   );
   return found.violations.map((rule) => ({
     rule: rule.id,
@@ -38,24 +43,47 @@ const violations = async (page) => {
     nodes: rule.nodes.slice(0, 5).map((node) => `${node.target.join(" ")} | ${node.html}`.slice(0, 240)),
   }));
 };
+const ALL = { runOnly: TAGS };
+const COLOURS = { runOnly: ["color-contrast"] };
+const FORM = { runOnly: TAGS, rules: { "color-contrast": { enabled: false } } };
 
-async function look(name, mode) {
-  const { page, context, notes } = await visit(site, mode, name);
+async function look(page, notes, options) {
   const result = { ...structuredClone(notes), formulas: await page.evaluate(formulas) };
   result.overflow = await page.evaluate(overflow);
+  await page.evaluate(plain);
   await page.evaluate(axe); // through the debugger, which the page's policy does not concern
-  result.violations = await violations(page);
-  await context.close();
+  result.violations = await violations(page, options);
   return result;
 }
 
-const jobs = names.flatMap((name) => Object.keys(MODES).map((mode) => [name, mode]));
-const results = {};
+// Light and dark share one page, whose reader turns the lights off; a phone has light's colours.
+async function desktop(name) {
+  const { page, context, notes } = await visit(site, "light", name);
+  const light = await look(page, notes, ALL);
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.waitForFunction(() => document.documentElement.dataset.theme === "dark");
+  await page.waitForTimeout(150);
+  const dark = { ...light, ...structuredClone(notes), violations: await violations(page, COLOURS) };
+  await context.close();
+  return { light, dark };
+}
+async function phone(name) {
+  const { page, context, notes } = await visit(site, "phone", name);
+  const seen = await look(page, notes, FORM);
+  await context.close();
+  return { phone: seen };
+}
+
+const jobs = names.flatMap((name) => [desktop, phone].map((view) => [name, view]));
+const results = Object.fromEntries(names.map((name) => [name, {}]));
 async function work() {
   for (let job = jobs.shift(); job; job = jobs.shift()) {
-    const [name, mode] = job;
-    results[name] ??= {};
-    results[name][mode] = await look(name, mode).catch((error) => ({ failed: String(error) }));
+    const [name, view] = job;
+    const failed = (error) => {
+      const told = { failed: String(error) };
+      return view === phone ? { phone: told } : { light: told, dark: told };
+    };
+    Object.assign(results[name], await view(name).catch(failed));
   }
 }
 await Promise.all([work(), work()]);
