@@ -18,6 +18,7 @@ from nodes_tutorial.flows import (
     optimal_pairs,
     straightness,
 )
+from nodes_tutorial.flows.matching import checkerboard_floor
 from nodes_tutorial.nets import TimeMLP
 from nodes_tutorial.ode import odeint, solve
 
@@ -244,6 +245,25 @@ def test_floor_of_a_rotated_gaussian(measured):
     exact = math.pi / 2 * float(torch.linalg.eigvalsh(cov).sqrt().sum())
     assert measured(abs(total / exact - 1), "relative, against the trace of the root") < 1e-7
     assert abs(total / (math.pi / 2 * float(cov.trace()) ** 0.5) - 1) > 0.05
+
+
+@pytest.mark.parametrize("side", [1.0, 2.0])
+def test_floor_of_the_checkerboard(side):
+    """Against the loss of a field that knows 20,000 points of the board, up to t = 0.95.
+
+    In what is left of time the noise of a point is hardly known, so its variance is one.
+    """
+    square = torch.randint(8, (28_000,), generator=seeded(0))
+    row = square // 2
+    corner = torch.stack([row - 2, 2 * (square % 2) + row % 2 - 2], -1)
+    board = side * (corner + torch.rand(28_000, 2, generator=seeded(1), dtype=F64))
+    exact, x1 = PosteriorVelocity(board[:20_000]), board[20_000:]
+    x0 = torch.randn(8_000, 2, generator=seeded(2), dtype=F64)
+    t = 0.95 * (torch.arange(8_000, dtype=F64)[:, None] + 0.5) / 8_000
+    error = (exact(t, x0 + t * (x1 - x0)) - (x1 - x0)).square().mean()
+    floor = checkerboard_floor(side)
+    assert abs((0.95 * float(error) + 0.05) / floor - 1) < 0.03
+    assert abs(checkerboard_floor(side, nodes=48, cells=480) / floor - 1) < 1e-4
 
 
 @pytest.mark.claim("thm-matching-budget")
