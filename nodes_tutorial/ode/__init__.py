@@ -1,8 +1,8 @@
 """Ordinary differential equations: solvers, their gradients, and networks made of them.
 
-One folder for each chapter; ``adjoint`` and ``coupled`` are single modules. Read ``odeint`` first:
-it joins the solvers with their gradients. :func:`odeint` returns the states, :func:`solve` also the
-steps and the dense output.
+One folder for each chapter; ``adjoint``, ``gradient_modes`` and ``coupled`` are single modules.
+Read ``odeint`` first: it joins the solvers with their gradients. :func:`odeint` returns the states,
+:func:`solve` also the steps and the dense output.
 """
 
 import sys
@@ -12,6 +12,7 @@ from nodes_tutorial.ode import (
     augmented,
     coupled,
     events,
+    gradient_modes,
     known_unknowns,
     latent,
     odenet,
@@ -49,6 +50,7 @@ __all__ = [
     "coupled",
     "events",
     "goku",
+    "gradient_modes",
     "known_unknowns",
     "latent",
     "nets",

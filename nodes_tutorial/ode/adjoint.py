@@ -104,7 +104,7 @@ class Checkpoint(Function):
     The forward pass keeps one state a step. The backward pass rebuilds one step at a time and
     pulls the cotangent back through it.
 
-    Chapter: thm-adjoint-discrete
+    Chapter: thm-modes-discrete
     """
 
     @staticmethod

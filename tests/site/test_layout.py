@@ -21,7 +21,7 @@ ode.odeint ode.odeint_adjoint ode.solve ode.Solution ode.SolverError ode.METHODS
 ode.nets.ODEBlock ode.nets.ODENet ode.nets.ResNet ode.nets.RKNet
 ode.ODEBlock ode.ODENet ode.ResNet ode.RKNet ode.ResidualNet
 ode.odeint_event ode.events.find_event ode.augmented.AugmentedODE
-ode.coupled.CoupledODE
+ode.coupled.CoupledODE ode.gradient_modes.PeakMemory
 ode.latent.LatentODE ode.latent.ODERNN data.timeseries.spirals
 ode.stiffness.odeint_stiff ode.stiffness.solve_stiff ode.stiffness.stability_function
 ode.goku.GOKUNet ode.known_unknowns.GOKUNet
