@@ -3,7 +3,8 @@
 The part is flat. Read ``flow`` first, then the modules of a chapter:
 
 density: ``density``, ``kde``, ``targets``
-normalizing: ``flow``, ``planar``, ``coupling``, ``autoregressive``, ``glow``, ``natural``
+normalizing: ``flow``, ``planar``, ``natural``
+coupling: ``coupling``, ``autoregressive``, ``made``, ``linear``, ``glow``, ``images``
 continuous: ``continuous``, ``field``
 ffjord: ``trace``, ``regularize``
 conditional: ``conditional``, ``spline``, ``weights``

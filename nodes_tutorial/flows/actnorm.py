@@ -25,7 +25,7 @@ class ActNorm(Transform):
         TypeError: ``channels`` or ``event_dims`` is not an integer.
         ValueError: one of them below 1, or points of another number of channels.
 
-    Chapter: prop-normalizing-lu
+    Chapter: prop-coupling-lu
 
     References: Kingma and Dhariwal (2018), section 3.1.
 
@@ -97,7 +97,7 @@ def data_init(
         TypeError: as for ``Flow.log_prob``.
         ValueError: fewer than two points, one that is not finite, or as for ``Flow.log_prob``.
 
-    Chapter: prop-normalizing-lu
+    Chapter: prop-coupling-lu
 
     References: Kingma and Dhariwal (2018), section 3.1.
 

@@ -37,7 +37,7 @@ class AutoregressiveAffine(Transform):
         TypeError: as for ``MADE``, or ``bound`` is no number.
         ValueError: as for ``MADE``, or ``bound`` not positive.
 
-    Chapter: thm-normalizing-autoregressive
+    Chapter: thm-coupling-autoregressive
 
     References: Papamakarios, Pavlakou and Murray (2017).
 
@@ -108,7 +108,7 @@ class MAF(Flow):
         TypeError: as for ``AutoregressiveAffine``, or ``layers`` is not an integer.
         ValueError: as for ``AutoregressiveAffine``, or ``layers`` below 1.
 
-    Chapter: thm-normalizing-autoregressive
+    Chapter: thm-coupling-autoregressive
 
     References: Papamakarios, Pavlakou and Murray (2017).
 
@@ -152,7 +152,7 @@ class IAF(Flow):
         dim: number of features.
         **options: those of ``MAF``.
 
-    Chapter: thm-normalizing-autoregressive
+    Chapter: thm-coupling-autoregressive
 
     References: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016).
 

@@ -41,7 +41,7 @@ class AffineCoupling(Coupling):
         ValueError: a mask that keeps all or nothing, or whose axes do not fit ``event_dims``;
             ``bound`` not positive; a context for images.
 
-    Chapter: thm-normalizing-coupling
+    Chapter: thm-coupling-affine
 
     References: Dinh, Krueger and Bengio (2015), section 3; Dinh, Sohl-Dickstein and Bengio
         (2017), section 3.
@@ -122,7 +122,7 @@ class NICE(Flow):
         TypeError: ``dim`` or ``layers`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``dim`` or ``layers`` below 2.
 
-    Chapter: thm-normalizing-coupling
+    Chapter: thm-coupling-affine
 
     References: Dinh, Krueger and Bengio (2015), section 3.
 
@@ -175,7 +175,7 @@ class RealNVP(Flow):
         TypeError: ``dim`` or ``layers`` is not an integer, or ``generator`` is not a generator.
         ValueError: ``dim`` or ``layers`` below 2, or ``bound`` not positive.
 
-    Chapter: thm-normalizing-coupling
+    Chapter: thm-coupling-affine
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), sections 3.2 to 3.5.
 

@@ -79,7 +79,7 @@ class Squeezed(Transform):
     Args:
         transform: acts on (4c, h, w) where the image is (c, 2h, 2w).
 
-    Chapter: prop-normalizing-lu
+    Chapter: prop-coupling-lu
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), section 3.6.
 
@@ -121,7 +121,7 @@ class OnChannels(Transform):
         ValueError: ``channels`` below 1, a transform that is not of images, or an image of fewer
             channels.
 
-    Chapter: prop-normalizing-lu
+    Chapter: prop-coupling-lu
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), section 3.6.
     """
@@ -221,7 +221,7 @@ class Glow(Flow):
         ValueError: one of these below 1, ``bound`` not positive, or a height or width that cannot
             be halved ``levels`` times.
 
-    Chapter: prop-normalizing-lu
+    Chapter: prop-coupling-lu
 
     References: Kingma and Dhariwal (2018), section 3 and figure 2.
 

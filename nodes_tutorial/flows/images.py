@@ -32,7 +32,7 @@ def dequantize(
         TypeError: ``k`` holds no integers, ``levels`` is none, or ``generator`` is not a generator.
         ValueError: a pixel outside 0 … levels - 1.
 
-    Chapter: prop-normalizing-bits
+    Chapter: prop-coupling-bits
 
     References: Theis, van den Oord and Bethge (2016), section 3.1.
 
@@ -101,7 +101,7 @@ def bits_per_dim(
         TypeError: ``dims`` or ``levels`` is not an integer.
         ValueError: one of them below 1.
 
-    Chapter: prop-normalizing-bits
+    Chapter: prop-coupling-bits
 
     References: Papamakarios, Pavlakou and Murray (2017).
 
@@ -132,7 +132,7 @@ class Logit(Transform):
         TypeError: ``event_dims`` is not an integer or ``alpha`` no number.
         ValueError: ``event_dims`` below 1, or ``alpha`` not in [0, 1/2).
 
-    Chapter: prop-normalizing-bits
+    Chapter: prop-coupling-bits
 
     References: Dinh, Sohl-Dickstein and Bengio (2017), section 4.1.
 

@@ -26,7 +26,7 @@ class Diagonal(Transform):
         TypeError: ``dim`` is not an integer.
         ValueError: ``dim`` below 1, or points of another length.
 
-    Chapter: thm-normalizing-coupling
+    Chapter: thm-coupling-affine
 
     References: Dinh, Krueger and Bengio (2015), section 3.3.
 
@@ -140,7 +140,7 @@ class InvertibleLinear(Transform):
             is not a generator.
         ValueError: ``channels`` or ``event_dims`` below 1.
 
-    Chapter: prop-normalizing-lu
+    Chapter: prop-coupling-lu
 
     References: Kingma and Dhariwal (2018), section 3.2.
 

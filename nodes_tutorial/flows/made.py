@@ -46,7 +46,7 @@ def made_masks(
         TypeError: a width is not an integer.
         ValueError: a width below 1, or ``context`` below 0.
 
-    Chapter: thm-normalizing-autoregressive
+    Chapter: thm-coupling-autoregressive
 
     References: Germain, Gregor, Murray and Larochelle (2015).
 
@@ -87,7 +87,7 @@ class MADE(nn.Module):
         TypeError: as for ``made_masks``; ``generator`` is no generator.
         ValueError: as for ``made_masks``; unknown ``activation``.
 
-    Chapter: thm-normalizing-autoregressive
+    Chapter: thm-coupling-autoregressive
 
     References: Germain, Gregor, Murray and Larochelle (2015), section 4.
 

@@ -101,7 +101,7 @@ class Coupling(Transform):
         ValueError: a mask that keeps all, or nothing without a context, or whose axes do not fit
             ``event_dims``; a context for images.
 
-    Chapter: thm-normalizing-coupling
+    Chapter: thm-coupling-affine
 
     >>> import torch
     >>> from torch import nn
