@@ -1,8 +1,8 @@
 """Ordinary differential equations: solvers, their gradients, and networks made of them.
 
-One folder for each chapter; ``adjoint``, ``gradient_modes`` and ``coupled`` are single modules.
-Read ``odeint`` first: it joins the solvers with their gradients. :func:`odeint` returns the states,
-:func:`solve` also the steps and the dense output.
+One folder for each chapter; ``adjoint``, ``coupled``, ``gradient_modes`` and ``step_control`` are
+single modules. Read ``odeint`` first: it joins the solvers with their gradients. :func:`odeint`
+returns the states, :func:`solve` also the steps and the dense output.
 """
 
 import sys

@@ -23,6 +23,7 @@ ode.ODEBlock ode.ODENet ode.ResNet ode.RKNet ode.ResidualNet
 ode.odeint_event ode.events.find_event ode.augmented.AugmentedODE
 ode.coupled.CoupledODE ode.gradient_modes.PeakMemory
 ode.latent.LatentODE ode.latent.ODERNN data.timeseries.spirals
+ode.step_control.stability_boundary ode.step_control.linear_polynomials
 ode.stiffness.odeint_stiff ode.stiffness.solve_stiff ode.stiffness.stability_function
 ode.goku.GOKUNet ode.known_unknowns.GOKUNet
 flows.fit_gaussian flows.KernelDensity flows.Flow
