@@ -26,7 +26,7 @@ from benchmarks.ode_problems import (
     van_der_pol,
 )
 from nodes_tutorial.ode import odeint, solve
-from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.prepare import prepare
 from nodes_tutorial.ode.solvers.run import iterate
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from nodes_tutorial.flows.regularize import PENALTIES
 from nodes_tutorial.flows.trace import Augmented
 from nodes_tutorial.linalg import draw_probes
 from nodes_tutorial.ode import odeint
-from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.prepare import prepare
 
 TRACES, NOISES = ("exact", "hutchinson"), ("rademacher", "gaussian")
 

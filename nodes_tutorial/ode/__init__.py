@@ -20,9 +20,10 @@ from nodes_tutorial.ode import (
     solvers,
     stability,
 )
+from nodes_tutorial.ode.convention import odeint_adjoint
 from nodes_tutorial.ode.events import odeint_event
 from nodes_tutorial.ode.known_unknowns import goku
-from nodes_tutorial.ode.odeint import odeint, odeint_adjoint
+from nodes_tutorial.ode.odeint import odeint
 from nodes_tutorial.ode.odenet import ODEBlock, ODENet, ResNet, RKNet
 from nodes_tutorial.ode.residual import ResidualNet
 from nodes_tutorial.ode.solvers import METHODS, Solution, SolverError, Tableau, solve

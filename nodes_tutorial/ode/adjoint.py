@@ -1,17 +1,19 @@
 """Gradients of a solve: exact ones at bounded memory, and those of the adjoint equation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from nodes_tutorial.ode.solvers.control import ErrorNorm
+from nodes_tutorial.ode.solvers.callbacks import told_by
 from nodes_tutorial.ode.solvers.gather import Wanted
-from nodes_tutorial.ode.solvers.problem import Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.measure import ErrorNorm, OwnNorm
+from nodes_tutorial.ode.solvers.problem import Problem, under_transform
 from nodes_tutorial.ode.solvers.recall import Recall, relative_change
 from nodes_tutorial.ode.solvers.run import integrate, run
+from nodes_tutorial.ode.solvers.settings import Settings
 from nodes_tutorial.ode.solvers.stages import StageList
 from nodes_tutorial.ode.solvers.step import Step, rk_step, stage_times
 
@@ -32,7 +34,8 @@ def integrate_with_own_gradient(
 
     Raises:
         TypeError: ``given`` holds something other than tensors.
-        ValueError: the field uses a tensor that requires a gradient and is not listed.
+        ValueError: the field uses a tensor that requires a gradient and is not listed; or the
+            adjoint would need tolerances of its own.
         RuntimeError: forward-mode differentiation or a transform is under way.
     """
     parameters = listed_parameters(problem, given)
@@ -42,6 +45,11 @@ def integrate_with_own_gradient(
             "transforms; use gradient='direct'"
         )
     function = Checkpoint if gradient == "checkpoint" else Adjoint
+    if function is Adjoint and (settings.backward or settings).tolerance.varies:
+        raise ValueError(
+            "tolerances for each entry do not say what the adjoint may err by; give "
+            "odeint_adjoint the numbers adjoint_rtol and adjoint_atol"
+        )
     return function.apply(problem, settings, problem.y0, *parameters)
 
 
@@ -60,6 +68,8 @@ def listed_parameters(problem: Problem, given: Sequence[Tensor] | None) -> tuple
     """
     if given is None:
         given = problem.func.parameters() if isinstance(problem.func, nn.Module) else ()
+    if not isinstance(given, Iterable):
+        raise TypeError(f"adjoint_params must hold tensors, got {given!r}")
     given = (given,) if isinstance(given, Tensor) else tuple(given)
     for parameter in given:
         if not isinstance(parameter, Tensor):
@@ -133,7 +143,7 @@ class Checkpoint(Function):
         totals = [torch.zeros_like(p) for p in parameters]
         products = _Products(parameters, ctx.recall)
         drift = torch.zeros((), dtype=y1.dtype, device=y1.device)
-        ctx.field = ctx.problem.evaluator()
+        ctx.field = ctx.problem.sides(ctx.problem.evaluator())
         with ctx.recall.as_it_was(), ctx.problem.arithmetic():
             for i in reversed(range(count)):
                 step, wanted = ctx.kept[i]
@@ -156,11 +166,11 @@ def _rebuild(
     for part in wanted:
         if part.theta is None:
             a = a + cotangents[list(part.indices)].sum(0)
-    field = ctx.field
+    at_begin, field = ctx.field
     with torch.enable_grad():
         y = y.detach().requires_grad_()
         times = stage_times(step.t, step.t1 - step.t, tableau.c, y)
-        stages = StageList(tableau, field(times[0], y))
+        stages = StageList(tableau, at_begin(times[0], y))
         y1 = rk_step(field, times, y, step.h, stages, last_stage=bool(inner))
         if step.accept is not None:
             y1 = torch.where(step.accept, y1, y)
@@ -171,6 +181,18 @@ def _rebuild(
         grad = cotangents[list(part.indices)]
         grads.append(grad if part.mask is None else grad * part.mask)
     return rebuilt, outputs, grads
+
+
+def _norm_of(kind: str | Callable, sizes: Sequence[int], shape: torch.Size) -> ErrorNorm:
+    """The error norm of the backward solve."""
+    if not callable(kind):
+        return ErrorNorm(size=None if kind == "full" else sum(sizes[:2]))
+
+    def of_parts(x: Tensor) -> Tensor:
+        y, a, *totals = x.split(list(sizes))
+        return kind((x.new_zeros(()), y.view(shape), a.view(shape), *totals))
+
+    return OwnNorm(function=of_parts)
 
 
 class Adjoint(Function):
@@ -215,15 +237,20 @@ class Adjoint(Function):
                 first_slopes.append(slope.detach())
             return torch.cat([part.detach().reshape(-1) for part in (slope, *parts)])
 
-        size = None if settings.adjoint_norm == "full" else 2 * n
-        settings = replace(settings, norm=ErrorNorm(size=size), compile=False)
+        settings = settings.backward or settings
+        norm = _norm_of(settings.adjoint_norm, sizes, shape)
+        tell = told_by(problem.func, lambda s: s[: 2 * n].view(2, *shape), y, "_adjoint")
+        settings = replace(settings, norm=norm, compile=False)
         a, totals = grad[-1].reshape(-1), y.new_zeros(sum(sizes[2:]))
         with ctx.recall.as_it_was():
             for i in range(len(y) - 1, 0, -1):
                 state = torch.cat([y[i].reshape(-1), a, totals])
                 ends = [problem.outputs[i], problem.outputs[i - 1]]
                 ends = torch.tensor(ends, dtype=torch.float64, device=y.device)
-                state = integrate(Problem(augmented, state, ends), settings)[-1]
+                piece = Problem(augmented, state, ends)
+                piece.stops, piece.jumps = problem.stops, problem.jumps
+                piece.tell = tell
+                state = integrate(piece, settings)[-1]
                 a = state[n : 2 * n] + grad[i - 1].reshape(-1)
                 totals = state[2 * n :]
         ctx.recall.confirm(ctx.recall.change_of(first_slopes[0]), products.used)

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nodes_tutorial.ode import METHODS, SolverError, odeint, solve
-from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.prepare import prepare
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 ADAPTIVE = [name for name, tableau in METHODS.items() if tableau.b_error]

@@ -14,7 +14,7 @@ ROOT = Path(nodes_tutorial.__file__).parent
 # file, and the functions entered in it in this order, before f is called for the first time
 TRACE = """
 ode/odeint.py             odeint
-ode/solvers/options.py    prepare, find_tableau, _check_options, _number
+ode/solvers/prepare.py    prepare, find_tableau
 ode/solvers/problem.py    Problem: its checks of y0 and t; carries_derivative
 ode/solvers/run.py        integrate, run, iterate
 ode/solvers/gather.py     Gather: where the outputs will go

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nodes_tutorial.nets.stack import Generators, Stack, sources
 from nodes_tutorial.ode.odeint import odeint
-from nodes_tutorial.ode.solvers.options import find_tableau
+from nodes_tutorial.ode.solvers.prepare import find_tableau
 from nodes_tutorial.ode.solvers.solution import solve
 from nodes_tutorial.ode.solvers.tableaus import Tableau
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nodes_tutorial.ode.events.crossing import bracketed_root, crossings, slope_along, values_of
 from nodes_tutorial.ode.solvers.control import SolverError, rms
-from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.prepare import prepare
 from nodes_tutorial.ode.solvers.problem import Problem, State
 from nodes_tutorial.ode.solvers.run import iterate
 from nodes_tutorial.ode.solvers.step import Step

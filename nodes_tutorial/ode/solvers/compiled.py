@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from nodes_tutorial.ode.solvers.control import RESOLUTION, SolverError, error_ratio, rms
-from nodes_tutorial.ode.solvers.loops import Trial, fixed_grid
+from nodes_tutorial.ode.solvers.fixed import fixed_grid
+from nodes_tutorial.ode.solvers.loops import Trial
+from nodes_tutorial.ode.solvers.measure import allowed
 from nodes_tutorial.ode.solvers.per_sample import Carry, Span, attempt, begin, slowest
-from nodes_tutorial.ode.solvers.problem import Field, Problem, Settings, check_slope
+from nodes_tutorial.ode.solvers.problem import Field, Problem, check_slope
+from nodes_tutorial.ode.solvers.settings import Settings
 from nodes_tutorial.ode.solvers.stages import StageList
 from nodes_tutorial.ode.solvers.step import rk_step, stage_times
 
@@ -30,7 +33,7 @@ _SETTINGS_BY_KEY: dict[str, Settings] = {}
 def _key(settings: Settings) -> str:
     """All that a program depends on; the tableau by its value, since names may be given twice."""
     norm, tableau = settings.norm, settings.tableau
-    key = f"{tableau.name} {hash(tableau)} {settings.rtol} {settings.atol} {settings.first_step} "
+    key = f"{tableau.name} {hash(tableau)} {settings.tolerance} {settings.first_step} "
     key += f"{norm.per_sample} {norm.size}"
     _SETTINGS_BY_KEY.setdefault(key, settings)
     return key
@@ -128,7 +131,8 @@ def _check(tries: Tensor, carry: Carry, span: Span, settings: Settings) -> None:
         reason = "step size underflow, or a field that returned NaN or Inf,"
         if tries.item() >= settings.max_steps:
             reason = f"max_steps = {settings.max_steps} exceeded"
-        raise SolverError(reason, *slowest(carry, span), rms(carry.y))
+        time, step, _ = slowest(carry, span)
+        raise SolverError(reason, time, step, rms(carry.y))
 
 
 def _advance_fixed(field: Field, key: str, y: Tensor, times: Tensor) -> Tensor:
@@ -163,13 +167,13 @@ def integrate_fixed(problem: Problem, settings: Settings) -> Tensor:
 def _try_step(field: Field, key: str, y: Tensor, slope: Tensor, at: Tensor):
     settings = _SETTINGS_BY_KEY[key]
     t, h = at.unbind()
-    atol = torch.full((), settings.atol, dtype=y.dtype, device=y.device)
+    rtol, atol = settings.tolerance.rtol, settings.tolerance.absolute(y)
     stages = StageList(settings.tableau, slope)
     times = stage_times(t, h, settings.tableau.c, y)
     y1 = rk_step(_checked(field), times, y, h.to(y.dtype), stages)
     with torch.no_grad():
-        size = torch.maximum(y.abs(), y1.abs())
-        ratio = error_ratio(stages, size, settings.rtol, atol, settings.norm)
+        scale = allowed(rtol, atol, torch.maximum(y.abs(), y1.abs()))
+        ratio = error_ratio(stages, scale, settings.norm)
     return y1, stages.last(), ratio
 
 

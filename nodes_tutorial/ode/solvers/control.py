@@ -1,13 +1,13 @@
-"""How long the next step may be: error norm, PI controller, first step."""
+"""How long the next step may be: error ratio, PI controller, first step."""
 
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nodes_tutorial.ode.solvers.measure import ErrorNorm, Tolerance, allowed
 from nodes_tutorial.ode.solvers.stages import Stages
 from nodes_tutorial.ode.solvers.step import stage_times
 
@@ -29,13 +29,15 @@ class SolverError(RuntimeError):
         t: the time that was reached.
         step: size of the step that failed.
         norm: root mean square of the state there.
+        sample: with ``per_sample``, which element of the batch it was.
     """
 
-    def __init__(self, reason: str, t: float, step: float, norm: float):
+    def __init__(self, reason: str, t: float, step: float, norm: float, sample: int | None = None):
+        whose = "" if sample is None else f" of sample {sample}"
         super().__init__(
-            f"{reason} at t = {t:.6g}, step {step:.3g}, RMS norm of the state {norm:.3g}"
+            f"{reason} at t = {t:.6g}, step {step:.3g}, RMS norm of the state{whose} {norm:.3g}"
         )
-        self.t, self.step, self.norm = t, step, norm
+        self.t, self.step, self.norm, self.sample = t, step, norm, sample
 
 
 def rms(y: Tensor) -> float:
@@ -44,58 +46,31 @@ def rms(y: Tensor) -> float:
 
 
 def failure(
-    y: Tensor, slope: Tensor, t: float, h: float, rtol: float, atol: float, otherwise: str
+    y: Tensor,
+    slope: Tensor,
+    t: float,
+    h: float,
+    tolerance: Tolerance,
+    otherwise: str,
+    sample: int | None = None,
 ) -> SolverError:
     """The error that says why a solve cannot go on; looked into only when it cannot."""
-    scale = torch.add(torch.tensor(atol, dtype=y.dtype), y.detach().abs().cpu(), alpha=rtol)
+    size = y.detach().abs()
     if not bool(y.isfinite().all()):
         otherwise = "the state is NaN or Inf"
     elif not bool(slope.isfinite().all()):
         otherwise = "the field returned NaN or Inf"
-    elif bool((scale == 0.0).any()):
+    elif bool((allowed(tolerance.rtol, tolerance.absolute(y), size) == 0.0).any()):
         otherwise = (
-            f"atol + rtol |y| is 0 for an entry of the state, so no step is short enough (atol = "
-            f"{atol:g}, rtol = {rtol:g}, dtype {y.dtype}): a larger atol is needed"
+            f"atol + rtol |y| is 0 for an entry of the state, so no step is short enough "
+            f"({tolerance}, dtype {y.dtype}): a larger atol is needed"
         )
-    return SolverError(otherwise, t, h, rms(y))
-
-
-@dataclass(frozen=True)
-class ErrorNorm:
-    """Root mean square, over the whole state or for each sample.
-
-    Attributes:
-        per_sample: one norm for each element of the first dimension.
-        size: how many leading entries of a flat state, or of a sample's row, count; all by default.
-    """
-
-    per_sample: bool = False
-    size: int | None = None
-
-    def total(self, x: Tensor) -> Tensor:
-        """Root of the sum of squares."""
-        if self.size is not None:
-            x = x[..., : self.size]
-        if self.per_sample and x.dim() > 1:
-            return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
-        if self.per_sample:
-            return x.abs()
-        return torch.linalg.vector_norm(x)
-
-    def root_count(self, x: Tensor) -> float:
-        """Root of the number of entries that one norm runs over."""
-        count = x.numel() // max(1, len(x) if self.per_sample else 1)
-        return math.sqrt(max(1, count if self.size is None else self.size))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.total(x) / self.root_count(x)
+    return SolverError(otherwise, t, h, rms(y), sample)
 
 
 def error_ratio(
     stages: Stages,
-    size: Tensor,
-    rtol: float,
-    atol: Tensor,
+    scale: Tensor,
     norm: ErrorNorm,
 ) -> float | Tensor:
     r"""Estimated error of a step over what is allowed; the step stands when it is at most 1.
@@ -109,9 +84,7 @@ def error_ratio(
 
     Args:
         stages: the slopes of the step.
-        size: s, the larger of the states' absolute values at its start and its end.
-        rtol: relative tolerance.
-        atol: absolute tolerance, 0-d.
+        scale: atol + rtol s, with s the larger of the absolute values at its start and its end.
         norm: over the whole state or for each sample.
 
     Returns:
@@ -121,13 +94,12 @@ def error_ratio(
 
     References: Hairer, Nørsett and Wanner (1993), equations II.4.11 and II.10.17.
     """
-    scale = torch.add(atol, size, alpha=rtol)
     ratio = norm.total(stages.error(0).div_(scale))
     if len(stages.tableau.error_rows) == 2:
         low = norm.total(stages.error(1).div_(scale))
         tiny = 1e-37  # keeps 0 / 0 away, and is a normal number in float32
         ratio = ratio * (ratio * ratio / (ratio * ratio + 0.01 * low * low + tiny)) ** 0.5
-    return (ratio.item() if isinstance(stages.h, float) else ratio) / norm.root_count(size)
+    return (ratio.item() if isinstance(stages.h, float) else ratio) / norm.root_count(scale)
 
 
 def step_factor(ratio: float, previous: float, order: int) -> float:
@@ -197,8 +169,7 @@ def initial_step(
     slope: Tensor,
     direction: float,
     order: int,
-    rtol: float,
-    atol: Tensor,
+    scale: Tensor,
     norm: ErrorNorm,
 ) -> float | Tensor:
     r"""Signed first step, from the sizes of y, y′ and an estimate of y″; one evaluation.
@@ -216,8 +187,7 @@ def initial_step(
         slope: value of the field there.
         direction: 1 forwards in time, -1 backwards.
         order: q, the ``error_order`` of the tableau.
-        rtol: relative tolerance.
-        atol: absolute tolerance, 0-d.
+        scale: atol + rtol |y|.
         norm: the error norm, which also decides between one step and one for each sample.
 
     Returns:
@@ -225,7 +195,6 @@ def initial_step(
 
     References: Hairer, Nørsett and Wanner (1993), section II.4, "Starting step size".
     """
-    scale = torch.add(atol, y.abs(), alpha=rtol)
     on_host = isinstance(t, float)
     root = norm.root_count(y)
 

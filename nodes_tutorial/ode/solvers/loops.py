@@ -1,8 +1,7 @@
-"""The loops over steps when the whole batch shares one step: adaptive, and on a fixed grid."""
+"""The loop over adaptive steps when the whole batch shares one step."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from math import ceil, isfinite
+from math import isfinite
 from operator import itemgetter
 
 import torch
@@ -18,26 +17,28 @@ from nodes_tutorial.ode.solvers.control import (
     rms,
     step_factor,
 )
-from nodes_tutorial.ode.solvers.problem import Field, Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.measure import allowed
+from nodes_tutorial.ode.solvers.problem import Field, Problem, under_transform
+from nodes_tutorial.ode.solvers.settings import Settings
 from nodes_tutorial.ode.solvers.stages import Stages, new_stages
 from nodes_tutorial.ode.solvers.step import Step, rk_step, stage_times
 
 STRETCH = 1.1  # a step is stretched by up to ten percent to reach the end
 WATCHED_STEPS = 2  # a field that reuses its memory does so from the first step on
-GRID_SLACK = 1e-9  # an interval of 3.0000000001 steps is cut into three
 
 Trial = Callable[[Stages, float, float, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, float]]
 
 
 def eager_trial(field: Field, settings: Settings, graph: bool) -> Trial:
     """One attempted step: its end, and without a graph its absolute value and error ratio."""
-    rtol, norm = settings.rtol, settings.norm
+    rtol, norm = settings.tolerance.rtol, settings.norm
     nodes = settings.tableau.distinct_c  # a time that two stages share is made once
     for_stages = itemgetter(*settings.tableau.c_index)
 
     def error_of(stages, abs_y, y1, atol):
         abs_y1 = y1.abs()
-        return abs_y1, error_ratio(stages, torch.maximum(abs_y, abs_y1), rtol, atol, norm)
+        scale = allowed(rtol, atol, torch.maximum(abs_y, abs_y1))
+        return abs_y1, error_ratio(stages, scale, norm)
 
     if graph:
         error_of = torch.no_grad()(error_of)
@@ -71,46 +72,52 @@ def adaptive_steps(
 
     Chapter: prop-pi-controller
     """
-    tableau, y, tolerances = settings.tableau, problem.y0, (settings.rtol, settings.atol)
+    tableau, y, limits = settings.tableau, problem.y0, settings.limits
     t, *stops = span
     direction = 1.0 if stops[0] > t else -1.0
     smallest = RESOLUTION * max(map(abs, span))
-    atol = torch.scalar_tensor(settings.atol, dtype=y.dtype, device=y.device)
     slope = problem.first_slope()
-    field = problem.evaluator()
+    tolerance = settings.tolerance
+    atol = tolerance.absolute(y)
+    at_begin, field = problem.sides(problem.evaluator())
     stages = slope_store(problem, settings, slope)
     trial = trial or eager_trial(field, settings, problem.graph)
     abs_y = y.detach().abs()
     if settings.first_step is None:
         with torch.no_grad():
-            order, rtol, norm = tableau.error_order, settings.rtol, settings.norm
-            h = initial_step(field, t, y, slope, direction, order, rtol, atol, norm)
+            order, norm = tableau.error_order, settings.norm
+            scale = allowed(tolerance.rtol, atol, abs_y)
+            h = initial_step(field, t, y, slope, direction, order, scale, norm)
     else:
         h = direction * settings.first_step
     if not isfinite(h):
-        raise failure(y, slope, t, h, *tolerances, "the field returned NaN or Inf")
+        raise failure(y, slope, t, h, tolerance, "the field returned NaN or Inf")
     previous_ratio = 0.0  # there is no accepted step yet
     rejected = 0  # attempts since the last accepted step
     first_slope_valid = True
     for _ in range(settings.max_steps):
+        h = limits.within(h)
         h_wanted = h
         # Stretch or cut a step to end exactly at the stop; no tiny step is left over.
         hits_stop = (t + STRETCH * h - stops[0]) * direction > 0.0
         t_next = stops[0] if hits_stop else t + h
         h = t_next - t
         if not first_slope_valid:
-            stages.put(0, field(stage_times(t, h, (0.0,), y)[0], y))
+            stages.put(0, at_begin(stage_times(t, h, (0.0,), y)[0], y))
             first_slope_valid = True
+        problem.tell("step", t, y, h)
         y1, abs_y1, ratio = trial(stages, t, h, y, abs_y, atol)
         factor = step_factor(ratio, previous_ratio, tableau.error_order)
-        if ratio <= 1.0:
+        if ratio <= 1.0 or limits.forces(h, ratio):
+            problem.tell("accept_step", t, y, h)
             yield Step(t, t_next, h, y, y1, stages, rejected)
             if hits_stop and len(stops) == 1:
                 return
             t, y, abs_y = t_next, y1, abs_y1
             previous_ratio = max(ratio, SMALLEST_RATIO)
-            first_slope_valid = tableau.fsal  # the last slope is the first of the next step
-            if tableau.fsal:
+            # the last slope is the first of the next step, unless the field jumps there
+            first_slope_valid = tableau.fsal and t not in problem.jumps
+            if first_slope_valid:
                 stages.roll()
             # The step after a rejected one does not grow: the estimate was wrong just now.
             h *= min(factor, 1.0) if rejected else factor
@@ -119,59 +126,12 @@ def adaptive_steps(
                 stops = stops[1:]
             rejected = 0
         else:
+            problem.tell("reject_step", t, y, h)
             h *= factor  # the first slope still serves: neither t nor y has moved
             rejected += 1
             if abs(h) < smallest:
                 reason = (
                     "step size underflow" if isfinite(ratio) else "the field returned NaN or Inf"
                 )
-                raise failure(y, stages.stacked()[0], t, h, *tolerances, reason)
+                raise failure(y, stages.stacked()[0], t, h, tolerance, reason)
     raise SolverError(f"max_steps = {settings.max_steps} exceeded", t, h, rms(y))
-
-
-def _cuts(t: float, t_next: float, step_size: float | None) -> int:
-    """Into how many equal steps an interval between outputs is cut."""
-    if step_size is None:
-        return 1
-    return max(1, ceil(abs(t_next - t) / step_size - GRID_SLACK))
-
-
-def fixed_grid(outputs: list[float], settings: Settings) -> list[float]:
-    """Output times with each interval cut into equal steps no longer than ``step_size``.
-
-    Raises:
-        ValueError: the grid has more than ``max_steps`` steps.
-    """
-    cuts = [_cuts(*pair, settings.step_size) for pair in pairwise(outputs)]
-    if sum(cuts) > settings.max_steps:
-        raise ValueError(
-            f"options['max_steps'] = {settings.max_steps}, but the grid has {sum(cuts)} steps"
-        )
-    grid = outputs[:1]
-    for count, (t, t_next) in zip(cuts, pairwise(outputs), strict=True):
-        grid += [t + (t_next - t) * i / count for i in range(1, count)] + [t_next]
-    return grid
-
-
-def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
-    """Steps over :func:`fixed_grid`; nothing crosses to the host, so a GPU runs ahead."""
-    tableau, y = settings.tableau, problem.y0
-    grid = fixed_grid(problem.outputs, settings)
-    steps = torch.tensor(grid, dtype=torch.float64)
-    nodes = torch.tensor(tableau.c, dtype=torch.float64)
-    times = steps[:-1, None] + steps.diff()[:, None] * nodes
-    flat = times.flatten().to(device=y.device, dtype=y.dtype).unbind()
-    rows = [flat[i : i + tableau.stages] for i in range(0, len(flat), tableau.stages)]
-    stages = slope_store(problem, settings, problem.first_slope())
-    field = problem.evaluator()
-    first = True
-    for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
-        if first:
-            first = False
-        elif tableau.fsal:
-            stages.roll()
-        else:
-            stages.put(0, field(row[0], y))
-        y1 = rk_step(field, row, y, t_next - t, stages)
-        yield Step(t, t_next, t_next - t, y, y1, stages)
-        y = y1

@@ -16,7 +16,9 @@ from nodes_tutorial.ode.solvers.control import (
     step_factors,
 )
 from nodes_tutorial.ode.solvers.loops import slope_store
-from nodes_tutorial.ode.solvers.problem import Problem, Settings
+from nodes_tutorial.ode.solvers.measure import allowed
+from nodes_tutorial.ode.solvers.problem import Problem
+from nodes_tutorial.ode.solvers.settings import Settings
 from nodes_tutorial.ode.solvers.stages import Stages
 from nodes_tutorial.ode.solvers.step import Field, Step, rk_step
 
@@ -82,14 +84,15 @@ def begin(
     shape = (len(y), *(1 for _ in y.shape[1:])) if norm.per_sample else ()
     zeros = torch.zeros(shape, dtype=torch.float64, device=y.device)
     nodes = zeros.new_tensor([sign * node for node in tableau.c]).view(-1, *(1 for _ in shape))
-    atol = y.new_tensor(settings.atol)
+    atol = settings.tolerance.absolute(y)
     span = Span(zeros + end, sign, nodes, atol)
     t = zeros + start
     left = (end - start).abs() + zeros
     if settings.first_step is None:
         with torch.no_grad():
             order = tableau.error_order
-            h = initial_step(field, t, y, slope, sign, order, settings.rtol, atol, norm).abs()
+            scale = allowed(settings.tolerance.rtol, atol, y.abs())
+            h = initial_step(field, t, y, slope, sign, order, scale, norm).abs()
     else:
         h = torch.full_like(zeros, settings.first_step)
     gain = torch.full_like(zeros, -1.0 / (tableau.error_order + 1))
@@ -111,7 +114,8 @@ def attempt(
     y1 = rk_step(field, times, y, carry.h, stages)
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
-        ratio = error_ratio(stages, size, settings.rtol, span.atol, settings.norm).double()
+        scale = allowed(settings.tolerance.rtol, span.atol, size)
+        ratio = error_ratio(stages, scale, settings.norm).double()
         accept = ratio <= 1.0
         factor, gain, trend = step_factors(ratio, carry.gain, carry.trend, tableau.error_order)
         grown = step * factor
@@ -153,15 +157,29 @@ def per_sample_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
         if not carry.left.any().item():
             return
         if attempts % CHECK_EVERY == 0 and not carry.step.min().item() > smallest:
-            reason = "step size underflow, or a field that returned NaN or Inf,"
-            tolerances = settings.rtol, settings.atol
-            raise failure(carry.y, slope, *slowest(carry, span), *tolerances, reason)
+            raise _stuck(carry, span, settings)
     reason = f"max_steps = {settings.max_steps} exceeded"
-    raise SolverError(reason, *slowest(carry, span), rms(carry.y))
+    time, step, sample = slowest(carry, span)
+    raise SolverError(reason, time, step, rms(carry.y[sample]), sample)
 
 
-def slowest(carry: Carry, span: Span) -> tuple[float, float]:
-    """Time and step of the sample that is farthest from the end."""
-    index = carry.left.flatten().argmax()
-    time, step = span.time(carry.left).flatten()[index], carry.step.flatten()[index]
+def _stuck(carry: Carry, span: Span, settings: Settings) -> SolverError:
+    """The error of the sample that cannot go on."""
+    well = carry.y.isfinite() & carry.slope.isfinite()
+    sick = ~well.reshape(len(well), -1).all(1)
+    sample = int(sick.nonzero()[0] if sick.any() else carry.step.flatten().argmin())
+    time, step = _at(carry, span, sample)
+    y, slope, tolerance = carry.y[sample], carry.slope[sample], settings.tolerance.of(sample)
+    return failure(y, slope, time, step, tolerance, "step size underflow", sample)
+
+
+def _at(carry: Carry, span: Span, sample: int) -> tuple[float, float]:
+    """Time and step of a sample."""
+    time, step = span.time(carry.left).flatten()[sample], carry.step.flatten()[sample]
     return time.item(), step.item() * span.sign
+
+
+def slowest(carry: Carry, span: Span) -> tuple[float, float, int]:
+    """Time and step of the sample that is farthest from the end, and which it is."""
+    sample = int(carry.left.flatten().argmax())
+    return *_at(carry, span, sample), sample

@@ -2,39 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.control import ErrorNorm
-from nodes_tutorial.ode.solvers.tableau import Tableau
+from nodes_tutorial.ode.solvers.callbacks import silent
 
 State = Tensor | tuple[Tensor, ...]
 Field = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a loop needs to know beside the problem; ``odeint`` says what most of it means."""
-
-    tableau: Tableau
-    rtol: float
-    atol: float
-    norm: ErrorNorm  # in which errors are measured
-    step_size: float | None = None
-    first_step: float | None = None
-    max_steps: int = 100_000
-    compile: bool = False
-    adjoint_norm: str = "seminorm"
-    term_by_term: bool = False  # combine stages as with a graph: the same steps to the last bit
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the steps are given beforehand."""
-        return self.tableau.b_error is None or self.step_size is not None
 
 
 class Again(Exception):
@@ -60,9 +37,13 @@ def carries_derivative(t: Tensor) -> bool:
 class Problem:
     """An initial value problem on a single tensor.
 
-    A tuple of states is joined to one vector, or with ``per_sample`` to one row a sample.
+    A tuple of states is joined to one vector, or with ``per_sample`` to one row a sample. Complex
+    numbers become pairs of real ones.
 
     Attributes:
+        stops: times at which a step shall end although no output is wanted there.
+        jumps: those of them at which the field is discontinuous in time.
+        tell: what is told of the steps.
         graph: whether the steps must be differentiable. The first slope tells; a later one that
             carries a graph where no other did raises :class:`Again`.
         copies: whether slopes are copied, because the field writes them all into one tensor.
@@ -84,12 +65,17 @@ class Problem:
             t = t.to(parts[0].device)
         self.t = t
         self.lead = 1 if per_sample else 0
-        self.shapes = [part.shape for part in parts]
-        self.sizes = [part.shape[self.lead :].numel() for part in parts]
-        self.y0 = self.pack(parts) if self.is_tuple else y0
+        self.complex = [part.is_complex() for part in parts]
+        self.joined = self.is_tuple or self.complex[0]
+        self.shapes = [_real(part).shape for part in parts]
+        self.sizes = [shape[self.lead :].numel() for shape in self.shapes]
+        self.y0 = self.pack(parts) if self.joined else y0
+        self.stops: tuple[float, ...] = ()
+        self.jumps: tuple[float, ...] = ()
+        self.tell: Callable[[str, float, Tensor, float], None] = silent
         if self.y0.is_inference() and not torch.is_inference_mode_enabled():
             self.y0 = self.y0.clone()  # an ordinary tensor again
-        self.call = self._joined if self.is_tuple else func
+        self.call = self._joined if self.joined else func
         self.copies = False
         self.graph = under_transform() or (torch.is_grad_enabled() and self.y0.requires_grad)
         kind = self.y0.device.type
@@ -153,11 +139,13 @@ class Problem:
         return torch.autocast(self.y0.device.type, enabled=False)
 
     def _joined(self, t: Tensor, y: Tensor) -> Tensor:
-        parts = self.unpack(y)
-        slopes = self.func(t, parts)
-        if not isinstance(slopes, tuple | list) or len(slopes) != len(parts):
-            raise ValueError(f"func must return a tuple of {len(parts)} tensors, like y0")
-        return self.pack([self._fitted(k, part) for k, part in zip(slopes, parts, strict=True)])
+        state = self.unpack(y)
+        slopes = self.func(t, state)
+        if not self.is_tuple:
+            return self.pack([self._fitted(slopes, state)])
+        if not isinstance(slopes, tuple | list) or len(slopes) != len(state):
+            raise ValueError(f"func must return a tuple of {len(state)} tensors, like y0")
+        return self.pack([self._fitted(k, part) for k, part in zip(slopes, state, strict=True)])
 
     def field_time(self, t: Tensor) -> Tensor:
         """A time as the field takes it."""
@@ -165,18 +153,47 @@ class Problem:
         return t.expand(len(self.y0), *(1 for _ in self.y0.shape[1:])) if self.per_sample else t
 
     def pack(self, parts) -> Tensor:
-        return torch.cat([part.flatten(self.lead) for part in map(self._rows, parts)], dim=-1)
+        rows = (self._rows(_real(part)) for part in parts)
+        return torch.cat([part.flatten(self.lead) for part in rows], dim=-1)
 
     def _rows(self, part: Tensor) -> Tensor:
         return part.unsqueeze(-1) if part.dim() == self.lead else part
 
     def unpack(self, y: Tensor) -> State:
         """Undo :meth:`pack`; leading dimensions beyond the state's (output times) are kept."""
-        if not self.is_tuple:
+        if not self.joined:
             return y
         ahead = y.shape[: y.dim() - 1 - self.lead]
-        pieces = y.split(self.sizes, dim=-1)
-        return tuple(p.reshape((*ahead, *s)) for p, s in zip(pieces, self.shapes, strict=True))
+        split = zip(y.split(self.sizes, dim=-1), self.shapes, strict=True)
+        pieces = [piece.reshape((*ahead, *shape)) for piece, shape in split]
+        parts = tuple(
+            torch.complex(piece[..., 0], piece[..., 1]) if pairs else piece
+            for piece, pairs in zip(pieces, self.complex, strict=True)
+        )
+        return parts if self.is_tuple else parts[0]
+
+    def sides(self, field: Field) -> tuple[Field, Field]:
+        """The field for the begin of a step, and for all later stages.
+
+        A time at which the field jumps is moved to the next number behind it or before it.
+        """
+        if not self.jumps:
+            return field, field
+        way = 1.0 if self.outputs[-1] > self.outputs[0] else -1.0
+
+        def beside(shift: float) -> Field:
+            def shifted(t: Tensor, y: Tensor) -> Tensor:
+                there = (t == t.new_tensor(self.jumps)).any()
+                return field(torch.where(there, torch.nextafter(t, t + shift), t), y)
+
+            return shifted
+
+        return beside(way), beside(-way)
+
+
+def _real(part: Tensor) -> Tensor:
+    """A tensor with its complex numbers as pairs."""
+    return torch.view_as_real(part) if part.is_complex() else part
 
 
 def check_slope(slope: object, y: Tensor) -> Tensor:
@@ -203,9 +220,9 @@ def _check_state(parts, per_sample) -> None:
         raise TypeError(f"y0 must be a tensor or a non-empty tuple of tensors, got {kinds or '()'}")
     first = parts[0]
     for part in parts:
-        if not part.is_floating_point():
-            raise TypeError(f"y0 must be of a real floating-point dtype, got {part.dtype}")
-        if part.dtype != first.dtype or part.device != first.device:
+        if not (part.is_floating_point() or part.is_complex()):
+            raise TypeError(f"y0 must be of a floating-point or complex dtype, got {part.dtype}")
+        if part.dtype.to_real() != first.dtype.to_real() or part.device != first.device:
             raise TypeError(
                 f"the parts of y0 must share dtype and device, got {first.dtype} on "
                 f"{first.device} and {part.dtype} on {part.device}"
@@ -221,8 +238,8 @@ def _check_times(t) -> list[float]:
     if not isinstance(t, Tensor) or not t.is_floating_point():
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"t must be a floating-point tensor, got {kind}")
-    if t.dim() != 1 or len(t) < 2:
-        raise ValueError(f"t must be 1-D with at least two times, got shape {tuple(t.shape)}")
+    if t.dim() != 1 or len(t) < 1:
+        raise ValueError(f"t must be 1-D with at least one time, got shape {tuple(t.shape)}")
     times = t.detach().double().tolist()
     rising = all(a < b for a, b in pairwise(times))
     if not (rising or all(a > b for a, b in pairwise(times))) or not all(map(isfinite, times)):

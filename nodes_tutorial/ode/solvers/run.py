@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from nodes_tutorial.ode.solvers.control import SolverError, rms
+from nodes_tutorial.ode.solvers.fixed import fixed_steps
 from nodes_tutorial.ode.solvers.gather import Gather, Wanted
-from nodes_tutorial.ode.solvers.loops import adaptive_steps, fixed_steps
+from nodes_tutorial.ode.solvers.loops import adaptive_steps
 from nodes_tutorial.ode.solvers.per_sample import per_sample_steps
-from nodes_tutorial.ode.solvers.problem import Again, Problem, Settings, under_transform
+from nodes_tutorial.ode.solvers.problem import Again, Problem, under_transform
 from nodes_tutorial.ode.solvers.recall import modules_behind
+from nodes_tutorial.ode.solvers.settings import Settings
 from nodes_tutorial.ode.solvers.stages import ReusedSlope
 from nodes_tutorial.ode.solvers.step import Step
 
@@ -40,7 +42,14 @@ def iterate(problem: Problem, settings: Settings) -> Iterator[Step]:
             replace(settings, term_by_term=True),
             compiled_trial(problem, settings),
         )
-    return adaptive_steps(problem, [problem.outputs[0], problem.outputs[-1]], settings)
+    return adaptive_steps(problem, _span(problem), settings)
+
+
+def _span(problem: Problem) -> list[float]:
+    """The first time, the stops between, and the last time, in the order of the solve."""
+    t0, t1 = problem.outputs[0], problem.outputs[-1]
+    between = {stop for stop in problem.stops if min(t0, t1) < stop < max(t0, t1)}
+    return [t0, *sorted(between, reverse=t1 < t0), t1]
 
 
 def run(

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nodes_tutorial.ode.solvers.callbacks import CALLBACKS
 from nodes_tutorial.ode.solvers.gather import Gather
-from nodes_tutorial.ode.solvers.options import prepare
+from nodes_tutorial.ode.solvers.measure import Tolerances
+from nodes_tutorial.ode.solvers.prepare import prepare
 from nodes_tutorial.ode.solvers.problem import Problem, State, carries_derivative
 from nodes_tutorial.ode.solvers.run import run
 from nodes_tutorial.ode.solvers.step import Step
@@ -81,6 +83,8 @@ class _Counted:
 
     def __init__(self, func: Callable):
         self.func, self.calls = func, 0
+        for name in CALLBACKS:
+            setattr(self, name, getattr(func, name, None))
 
     def __call__(self, t: Tensor, y: State) -> State:
         self.calls += 1
@@ -92,9 +96,9 @@ def solve(
     y0: State,
     t: Tensor,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
-    method: str | Tableau = "dopri5",
+    rtol: Tolerances = 1e-7,
+    atol: Tolerances = 1e-9,
+    method: str | Tableau | None = "dopri5",
     options: dict[str, Any] | None = None,
 ) -> Solution:
     """Solve an initial value problem and keep the record: evaluations, steps, dense output.
@@ -103,9 +107,9 @@ def solve(
         func: the field, ``func(t, y)``.
         y0: state at ``t[0]``, a tensor or a tuple of tensors.
         t: output times, shape ``(T,)``, strictly monotone.
-        rtol: relative tolerance of one step.
-        atol: absolute tolerance of one step, in units of the state.
-        method: a key of ``METHODS``, or a :class:`Tableau`.
+        rtol: relative tolerance of one step, as for :func:`odeint`.
+        atol: absolute tolerance of one step, in units of the state, likewise.
+        method: as for :func:`odeint`.
         options: as for :func:`odeint`, without ``compile``; ``adjoint_norm`` has no effect.
 
     Returns:
@@ -127,6 +131,8 @@ def solve(
     """
     counted = _Counted(func) if callable(func) else func
     problem, settings = prepare(counted, y0, t, method, rtol, atol, options, "direct")
+    if len(problem.outputs) < 2:
+        raise ValueError("t must have at least two times, got one")
     if settings.compile:
         raise ValueError("options['compile'] keeps no record of steps; use odeint")
     if carries_derivative(t):

@@ -16,6 +16,28 @@ _HEUN = Tableau("heun", 2, ((1.0,),), (1 / 2, 1 / 2), (0.0, 1.0), _HEUN_DENSE, 2
 
 _ADAPTIVE_HEUN = replace(_HEUN, name="adaptive_heun", b_error=(-1 / 2, 1 / 2), error_order=1)
 
+_HEUN3 = Tableau(
+    "heun3",
+    3,
+    ((1 / 3,), (0.0, 2 / 3)),
+    (1 / 4, 0.0, 3 / 4),
+    (0.0, 1 / 3, 2 / 3),
+    ((1.0, -3 / 4), (0.0, 0.0), (0.0, 3 / 4)),
+    2,
+)
+
+_FEHLBERG2 = Tableau(
+    "fehlberg2",
+    2,
+    ((1 / 2,), (1 / 256, 255 / 256)),
+    (1 / 512, 255 / 256, 1 / 512),
+    (0.0, 1 / 2, 1.0),
+    ((513 / 512, -1.0), (-1 / 256, 1.0), (1 / 512, 0.0)),
+    2,
+    b_error=(-1 / 512, 0.0, 1 / 512),
+    error_order=1,
+)
+
 _RK4 = Tableau(
     "rk4",
     4,
@@ -176,9 +198,11 @@ METHODS: dict[str, Tableau] = {
         _EULER,
         _MIDPOINT,
         _HEUN,
+        _HEUN3,
         _RK4,
         _BOSH3,
         _ADAPTIVE_HEUN,
+        _FEHLBERG2,
         _DOPRI5,
         _TSIT5,
         _DOPRI8,

@@ -1,0 +1,37 @@
+"""Functions of the user's that are called at the steps of a solve."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+
+def silent(name: str, t: float, y: Tensor, h: float) -> None:
+    """Tell nobody about a step."""
+
+
+def told_by(
+    func: Callable, shown: Callable, like: Tensor, suffix: str = ""
+) -> Callable[[str, float, Tensor, float], None]:
+    """What the loops call at a step, behind an accepted one and instead of a rejected one.
+
+    Args:
+        func: the field, which may have the functions ``callback_step(t, y, h)`` and so on.
+        shown: brings the joined state to the form in which the user knows it.
+        like: a tensor with the dtype and device of the times.
+        suffix: what stands behind the names.
+
+    Returns:
+        A function of the name without ``callback_``, the time, the state and the step.
+    """
+    own = {name: getattr(func, name + suffix, None) for name in CALLBACKS}
+    if not any(own.values()):
+        return silent
+
+    def tell(name: str, t: float, y: Tensor, h: float) -> None:
+        call = own[f"callback_{name}"]
+        if call is not None:
+            call(like.new_tensor(t), shown(y), like.new_tensor(h))
+
+    return tell
