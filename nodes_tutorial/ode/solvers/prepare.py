@@ -14,6 +14,7 @@ from nodes_tutorial.ode.solvers.tableau import Tableau
 from nodes_tutorial.ode.solvers.tableaus import METHODS
 from nodes_tutorial.ode.solvers.tolerance import grid_of, tolerance_of
 
+ADAPTIVE = ("min_step", "max_step", "step_t", "jump_t", "norm")
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 ALIASES = {None: "dopri5", "heun2": "heun"}
 _GAUSS = ("radauIIA3", "gl4", "radauIIA5", "gl6")
@@ -41,7 +42,7 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
     options = {} if options is None else check_options(options)
     per_sample = options.pop("per_sample", False)
-    controlled, norm = options.pop("controlled", None), options.pop("norm", None)
+    controlled = options.pop("controlled", None)
     fixed = tableau.b_error is None or {"step_size", "grid_constructor"} & set(options)
     if per_sample and fixed:
         raise ValueError("options['per_sample'] needs an adaptive method and no step_size")
@@ -54,6 +55,7 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
     given = {"rtol": rtol, "atol": atol}
     tolerance = Tolerance(**{name: _tolerance(name, given[name], problem, y0) for name in given})
     _check_together(problem, options, tolerance, fixed, gradient)
+    norm = options.pop("norm", None)
     if any(hasattr(func, name) for name in CALLBACKS):
         problem.tell = told_by(func, problem.unpack, problem.t)
     jumps = set(options.pop("jump_t", ()))
@@ -72,8 +74,12 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
 
 def _check_together(problem, options, tolerance, fixed, gradient) -> None:
     """What does not go together with other arguments."""
+    for name in ADAPTIVE if fixed else ("perturb",):
+        if options.get(name):
+            kind = "an adaptive method and no grid" if fixed else "fixed steps"
+            raise ValueError(f"options[{name!r}] needs {kind}")
     if options.get("compile"):
-        own = [n for n in ("min_step", "max_step", "step_t", "jump_t", "norm") if n in options]
+        own = [name for name in ADAPTIVE if name in options]
         if own or tolerance.varies or (problem.joined and any(problem.complex)):
             what = f"options[{own[0]!r}]" if own else "one tolerance for each entry, or complex y0,"
             raise ValueError(f"options['compile'] does not work with {what}")
@@ -84,7 +90,7 @@ def _check_together(problem, options, tolerance, fixed, gradient) -> None:
             if getattr(problem.func, name, None) is not None:
                 raise ValueError(f"func.{name} is not called with per_sample or compile")
     if problem.per_sample:
-        for name in ("min_step", "max_step", "step_t", "jump_t", "norm"):
+        for name in ADAPTIVE:
             if name in options:
                 raise ValueError(f"options['per_sample'] does not work with options[{name!r}]")
     if gradient == "checkpoint" and options.get("perturb"):
