@@ -1,15 +1,15 @@
 """Gradients of a solve: exact ones at bounded memory, and those of the adjoint equation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from nodes_tutorial.ode.backward import norm_of, parts_of, piece_of
 from nodes_tutorial.ode.solvers.callbacks import told_by
 from nodes_tutorial.ode.solvers.gather import Wanted
-from nodes_tutorial.ode.solvers.measure import ErrorNorm, OwnNorm
 from nodes_tutorial.ode.solvers.problem import Problem, under_transform
 from nodes_tutorial.ode.solvers.recall import Recall, relative_change
 from nodes_tutorial.ode.solvers.run import integrate, run
@@ -183,18 +183,6 @@ def _rebuild(
     return rebuilt, outputs, grads
 
 
-def _norm_of(kind: str | Callable, sizes: Sequence[int], shape: torch.Size) -> ErrorNorm:
-    """The error norm of the backward solve."""
-    if not callable(kind):
-        return ErrorNorm(size=None if kind == "full" else sum(sizes[:2]))
-
-    def of_parts(x: Tensor) -> Tensor:
-        y, a, *totals = x.split(list(sizes))
-        return kind((x.new_zeros(()), y.view(shape), a.view(shape), *totals))
-
-    return OwnNorm(function=of_parts)
-
-
 class Adjoint(Function):
     r"""Gradient by the adjoint equation, solved backwards together with the state.
 
@@ -232,25 +220,25 @@ class Adjoint(Function):
             with torch.enable_grad():
                 z = z.view(shape).detach().requires_grad_()
                 slope = field(t, z)
-                parts = products([slope], z, [-a.view(shape)])
+                pulled = products([slope], z, [-a.view(shape)])
             if not first_slopes:
                 first_slopes.append(slope.detach())
-            return torch.cat([part.detach().reshape(-1) for part in (slope, *parts)])
+            return torch.cat([part.detach().reshape(-1) for part in (slope, *pulled)])
 
         settings = settings.backward or settings
-        norm = _norm_of(settings.adjoint_norm, sizes, shape)
-        tell = told_by(problem.func, lambda s: s[: 2 * n].view(2, *shape), y, "_adjoint")
+        parts = parts_of(problem, parameters, shape)
+        norm = norm_of(settings.adjoint_norm, 2 * n, parts)
+        tell = told_by(problem.func, parts, problem.t, "_adjoint")
         settings = replace(settings, norm=norm, compile=False)
         a, totals = grad[-1].reshape(-1), y.new_zeros(sum(sizes[2:]))
         with ctx.recall.as_it_was():
             for i in range(len(y) - 1, 0, -1):
                 state = torch.cat([y[i].reshape(-1), a, totals])
-                ends = [problem.outputs[i], problem.outputs[i - 1]]
-                ends = torch.tensor(ends, dtype=torch.float64, device=y.device)
+                ends, own = piece_of(problem, settings, i)
                 piece = Problem(augmented, state, ends)
-                piece.stops, piece.jumps = problem.stops, problem.jumps
+                piece.stops, piece.jumps = problem.stops_back, problem.jumps_back
                 piece.tell = tell
-                state = integrate(piece, settings)[-1]
+                state = integrate(piece, own)[-1]
                 a = state[n : 2 * n] + grad[i - 1].reshape(-1)
                 totals = state[2 * n :]
         ctx.recall.confirm(ctx.recall.change_of(first_slopes[0]), products.used)

@@ -12,7 +12,7 @@ from nodes_tutorial.ode.odeint import states
 from nodes_tutorial.ode.solvers.measure import Tolerance, Tolerances
 from nodes_tutorial.ode.solvers.options import check_options, number
 from nodes_tutorial.ode.solvers.prepare import find_tableau, prepare
-from nodes_tutorial.ode.solvers.problem import State
+from nodes_tutorial.ode.solvers.problem import Problem, State
 from nodes_tutorial.ode.solvers.settings import Limits, Settings
 from nodes_tutorial.ode.solvers.tableau import Tableau
 
@@ -66,7 +66,7 @@ def odeint_adjoint(
         adjoint_atol: absolute tolerance of the way back; None takes ``atol``.
         adjoint_method: method of the way back; None takes ``method``.
         adjoint_options: options of the way back, with ``norm`` for ``adjoint_norm``; None takes
-            ``options`` without its ``norm``.
+            ``options`` without its ``norm``, which must be empty for another ``adjoint_method``.
         adjoint_params: as for :func:`odeint`.
 
     Returns:
@@ -84,31 +84,37 @@ def odeint_adjoint(
         back |= {"adjoint_params": adjoint_params}
         return until_event(func, y0, t, event_fn, odeint_adjoint, arguments | back)
     problem, settings = prepare(func, y0, t, **arguments, gradient="adjoint")
-    settings = replace(
-        settings,
-        backward=_backward(settings, adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options),
-    )
+    backward = _backward(settings, adjoint_rtol, adjoint_atol, adjoint_method)
+    if adjoint_options is not None:
+        backward = _with_options(backward, problem, adjoint_options)
+    elif options and backward.tableau != settings.tableau:
+        raise ValueError("adjoint_options must be given with options and another adjoint_method")
+    settings = replace(settings, backward=backward)
     return states(problem, settings, "adjoint", t, adjoint_params)
 
 
-def _backward(settings: Settings, rtol, atol, method, options) -> Settings | None:
-    """Settings of the adjoint equation, where they are not those of the way there."""
-    if rtol is None and atol is None and method is None and options is None:
-        return None
-    tableau = settings.tableau if method is None else find_tableau(method)
+def _backward(settings: Settings, rtol, atol, method) -> Settings:
+    """Settings of the adjoint equation, with the options of the way there."""
     given = settings.tolerance
     tolerance = Tolerance(
         given.rtol if rtol is None else number("adjoint_rtol", rtol, least=0.0),
         given.atol if atol is None else number("adjoint_atol", atol, least=0.0),
     )
-    if options is None:
-        return replace(settings, tableau=tableau, tolerance=tolerance)
+    tableau = settings.tableau if method is None else find_tableau(method)
+    return replace(settings, tableau=tableau, tolerance=tolerance)
+
+
+def _with_options(settings: Settings, problem: Problem, options) -> Settings:
+    """Settings with options of the adjoint equation's own, which leave nothing of the others."""
     if not isinstance(options, dict):
         raise TypeError(f"adjoint_options must be a dict or None, got {options!r}")
     names = {"norm": "adjoint_norm"}
     own = check_options({names.get(name, name): value for name, value in options.items()})
-    refused = {"per_sample", "controlled", "grid_constructor", "step_t", "jump_t"} & set(own)
+    refused = {"per_sample", "controlled", "grid_constructor"} & set(own)
     if refused:
         raise ValueError(f"adjoint_options does not take {', '.join(sorted(refused))}")
+    jumps = own.pop("jump_t", problem.jumps)
+    problem.jumps_back = tuple(jumps)
+    problem.stops_back = tuple({*jumps, *own.pop("step_t", ())})
     limits = Limits(own.pop("min_step", 0.0), own.pop("max_step", inf))
-    return Settings(tableau, tolerance, settings.norm, limits, **own)
+    return Settings(settings.tableau, settings.tolerance, settings.norm, limits, **own)

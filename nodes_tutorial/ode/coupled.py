@@ -142,7 +142,7 @@ class CoupledODE(nn.Module):
         super().__init__()
         self.field, self.evolution = field, evolution
         self.w0 = nn.Parameter(w0.detach().clone())
-        self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)
+        self.solver: dict[str, Any] = dict(rtol=rtol, atol=atol, method=method, options=options)
         self.gradient = gradient
 
     def forward(self, x: Float[Tensor, "*batch_and_state"]) -> Float[Tensor, "*batch_and_state"]:

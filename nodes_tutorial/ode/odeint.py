@@ -83,7 +83,8 @@ def odeint(
 
             A field with functions ``callback_step(t, y, h)``, ``callback_accept_step`` and
             ``callback_reject_step``, or these names with ``_adjoint`` behind for the way back, is
-            told of the steps of a common solve.
+            told of the steps of a common solve; h is their length. On the way back y is the tuple
+            (0, y, a, and the gradients).
         event_fn: with it :func:`odeint_event` solves from ``t[0]`` in the direction of ``t[1]``
             until this function is zero, and its two results are returned.
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same

@@ -594,10 +594,10 @@ def test_an_infinite_slope_is():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"rtol": [1e-3]}, "rtol must be a number >= 0"),
+        ({"rtol": [1e-3]}, "rtol must be one for all"),
         ({"rtol": None}, "rtol must be a number >= 0"),
         ({"atol": "1e-6"}, "atol must be a number >= 0"),
-        ({"atol": torch.ones(2)}, "atol must be a number >= 0"),
+        ({"atol": torch.ones(3)}, "atol must go with the state"),
         ({"rtol": float("inf")}, "rtol must be a number >= 0 and finite"),
         ({"options": {"step_size": ".1"}}, r"options\['step_size'\] must be a positive number"),
         ({"options": {"first_step": float("inf")}}, r"options\['first_step'\] must be a positive"),

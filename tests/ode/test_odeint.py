@@ -14,7 +14,8 @@ from nodes_tutorial.ode import METHODS, SolverError, odeint, solve
 from nodes_tutorial.ode.solvers.prepare import prepare
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-ADAPTIVE = [name for name, tableau in METHODS.items() if tableau.b_error]
+# fehlberg2 takes a 256th of its own error for the error: test_convention has its bound
+ADAPTIVE = [name for name, tableau in METHODS.items() if tableau.b_error and name != "fehlberg2"]
 
 
 def rotation(t, y):
@@ -154,7 +155,7 @@ BAD_CALLS = {
         "share dtype and device",
     ),
     "t is a list": (dict(t=[0.0, 1.0]), TypeError, "t must be a floating-point tensor"),
-    "one time": (dict(t=torch.tensor([0.0])), ValueError, "at least two times"),
+    "no time": (dict(t=torch.tensor([])), ValueError, "at least one time"),
     "t of two dimensions": (dict(t=torch.zeros(2, 2)), ValueError, "t must be 1-D"),
     "a time twice": (dict(t=torch.tensor([0.0, 1.0, 1.0])), ValueError, "strictly"),
     "there and back": (dict(t=torch.tensor([0.0, 1.0, 0.5])), ValueError, "strictly"),

@@ -13,7 +13,7 @@ from nodes_tutorial.ode.events.crossing import bracketed_root, crossings, slope_
 from nodes_tutorial.ode.solvers.control import SolverError, rms
 from nodes_tutorial.ode.solvers.prepare import prepare
 from nodes_tutorial.ode.solvers.problem import Problem, State
-from nodes_tutorial.ode.solvers.run import iterate
+from nodes_tutorial.ode.solvers.run import is_fixed, iterate
 from nodes_tutorial.ode.solvers.step import Step
 from nodes_tutorial.ode.solvers.tableau import Tableau
 
@@ -73,7 +73,7 @@ def _steps(func, y0, t0, end, arguments) -> Iterator[tuple[Problem, Step]]:
     while t != end:
         times = torch.tensor([t, end], dtype=torch.float64)
         problem, settings = prepare(func, y, times, **arguments, gradient="direct")
-        if settings.fixed:
+        if is_fixed(settings):
             if settings.step_size is None:
                 raise ValueError(f"method {settings.tableau.name!r} needs options['step_size']")
             left = settings.max_steps - made

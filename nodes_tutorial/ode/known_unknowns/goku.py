@@ -134,7 +134,7 @@ class GOKUNet(nn.Module):
         for name, value in (("center", center), ("gain", gain)):
             self.register_buffer(name, torch.as_tensor(value, **kind), persistent=False)
         self.state_link, self.parameter_link = state_link, parameter_link
-        self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)
+        self.solver: dict[str, Any] = dict(rtol=rtol, atol=atol, method=method, options=options)
         generators, self.copies = sources(generator)
         self.embed = Stack([observed, hidden], generators, **kind)
         self.readers = LSTM(hidden, hidden, generators * (3 if parameters else 1), **kind)

@@ -130,7 +130,7 @@ class LatentODE(nn.Module):
             self.field.weights[-1].mul_(speed)
         self.emission = Stack([latent, *inner, dim], generators, **kind)
         self.rate = Stack([latent, width, 1], generators, **kind) if intensity else None
-        self.solver = dict(rtol=rtol, atol=atol, method=method, options=options)
+        self.solver: dict[str, Any] = dict(rtol=rtol, atol=atol, method=method, options=options)
 
     def encode(self, series: Series) -> Posterior:
         """The law of the latent start, always with the axis of the networks."""

@@ -1,5 +1,6 @@
 """Functions of the user's that are called at the steps of a solve."""
 
+import warnings
 from collections.abc import Callable
 
 from torch import Tensor
@@ -23,7 +24,8 @@ def told_by(
         suffix: what stands behind the names.
 
     Returns:
-        A function of the name without ``callback_``, the time, the state and the step.
+        A function of the name without ``callback_``, the time, the state and the step. The user
+        gets the length of the step, which is positive also backwards in time.
     """
     own = {name: getattr(func, name + suffix, None) for name in CALLBACKS}
     if not any(own.values()):
@@ -32,6 +34,15 @@ def told_by(
     def tell(name: str, t: float, y: Tensor, h: float) -> None:
         call = own[f"callback_{name}"]
         if call is not None:
-            call(like.new_tensor(t), shown(y), like.new_tensor(h))
+            call(like.new_tensor(t), shown(y), like.new_tensor(abs(h)))
 
     return tell
+
+
+def warn_of_silence(func, fixed) -> None:
+    """Steps of a grid are neither accepted nor rejected."""
+    silent = [name for name in CALLBACKS[1:] if getattr(func, name, None) is not None]
+    if fixed and silent:
+        warnings.warn(
+            f"func.{silent[0]} is not called by steps of a fixed size", UserWarning, stacklevel=4
+        )

@@ -131,7 +131,9 @@ def _check(tries: Tensor, carry: Carry, span: Span, settings: Settings) -> None:
         reason = "step size underflow, or a field that returned NaN or Inf,"
         if tries.item() >= settings.max_steps:
             reason = f"max_steps = {settings.max_steps} exceeded"
-        time, step, _ = slowest(carry, span)
+        time, step, sample = slowest(carry, span)
+        if settings.norm.per_sample:
+            raise SolverError(reason, time, step, rms(carry.y[sample]), sample)
         raise SolverError(reason, time, step, rms(carry.y))
 
 

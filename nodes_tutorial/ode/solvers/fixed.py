@@ -52,7 +52,8 @@ def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
         times = torch.nextafter(times, times + way * steps.diff().sign()[:, None].to(y.dtype))
     flat = times.flatten().to(y.device).unbind()
     rows = [flat[i : i + tableau.stages] for i in range(0, len(flat), tableau.stages)]
-    stages = slope_store(problem, settings, problem.first_slope())
+    slope = problem.first_slope(rows[0][0] if settings.perturb else None)
+    stages = slope_store(problem, settings, slope)
     field = problem.evaluator()
     first = True
     for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):

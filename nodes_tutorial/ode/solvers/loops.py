@@ -87,7 +87,7 @@ def adaptive_steps(
         with torch.no_grad():
             order, norm = tableau.error_order, settings.norm
             scale = allowed(tolerance.rtol, atol, abs_y)
-            h = initial_step(field, t, y, slope, direction, order, scale, norm)
+            h = float(initial_step(field, t, y, slope, direction, order, scale, norm))
     else:
         h = direction * settings.first_step
     if not isfinite(h):
@@ -99,7 +99,7 @@ def adaptive_steps(
         h = limits.within(h)
         h_wanted = h
         # Stretch or cut a step to end exactly at the stop; no tiny step is left over.
-        hits_stop = (t + STRETCH * h - stops[0]) * direction > 0.0
+        hits_stop = (t + limits.stretched(h, STRETCH) - stops[0]) * direction > 0.0
         t_next = stops[0] if hits_stop else t + h
         h = t_next - t
         if not first_slope_valid:
@@ -108,7 +108,7 @@ def adaptive_steps(
         problem.tell("step", t, y, h)
         y1, abs_y1, ratio = trial(stages, t, h, y, abs_y, atol)
         factor = step_factor(ratio, previous_ratio, tableau.error_order)
-        if ratio <= 1.0 or limits.forces(h, ratio):
+        if ratio <= 1.0 or limits.forces(h_wanted, ratio):
             problem.tell("accept_step", t, y, h)
             yield Step(t, t_next, h, y, y1, stages, rejected)
             if hits_stop and len(stops) == 1:

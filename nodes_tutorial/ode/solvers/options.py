@@ -66,7 +66,7 @@ def _check_words(options: dict) -> None:
     norm = options.get("adjoint_norm", "full")
     if norm not in ("seminorm", "full") and not callable(norm):
         raise ValueError(
-            f"options['adjoint_norm'] must be 'seminorm', 'full' or callable, got {norm!r}"
+            f"options['adjoint_norm'] must be 'seminorm' or 'full', or a function; got {norm!r}"
         )
     if options.pop("interp", "linear") not in ("linear", "cubic"):
         raise ValueError("options['interp'] must be 'linear' or 'cubic'; steps end at outputs here")

@@ -10,11 +10,14 @@ References: Butcher (2016), chapter 3; Hairer, Nørsett and Wanner (1993), secti
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import zip_longest
 
+from nodes_tutorial.ode.solvers.tableau import Tableau
 from nodes_tutorial.ode.solvers.trees import density, rooted_trees, symmetry, tree_order
 
 __all__ = [
+    "check_claims",
     "dense_conditions",
     "elementary_weight",
     "error_constant",
@@ -198,3 +201,23 @@ def error_constant(tableau, order: int | None = None) -> float:
     residuals = order_conditions(tableau, order)
     trees = rooted_trees(order)
     return math.sqrt(sum((float(residuals[tree]) / symmetry(tree)) ** 2 for tree in trees))
+
+
+@lru_cache(maxsize=64)
+def check_claims(tableau: Tableau) -> None:
+    """Refuse a tableau without the orders that it states.
+
+    Raises:
+        ValueError: it does not have them.
+    """
+    claims = [("order", tableau.order, False)]
+    if tableau.b_error is not None and tableau.b_error_low is None:
+        claims.append(("error_order", min(tableau.error_order, tableau.order), True))
+    for name, order, embedded in claims:
+        if order < 1:
+            raise ValueError(f"the tableau's {name} must be at least 1, got {order}")
+        misses = order_conditions(tableau, order, embedded=embedded).values()
+        if max(map(abs, misses)) > 1e-8:
+            raise ValueError(
+                f"the tableau {tableau.name!r} does not have the {name} {order} that it states"
+            )

@@ -1,7 +1,7 @@
 """Adaptive steps under masks: every sample at its own pace, without a decision on the host."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def begin(
         with torch.no_grad():
             order = tableau.error_order
             scale = allowed(settings.tolerance.rtol, atol, y.abs())
-            h = initial_step(field, t, y, slope, sign, order, scale, norm).abs()
+            h = torch.abs(cast(Tensor, initial_step(field, t, y, slope, sign, order, scale, norm)))
     else:
         h = torch.full_like(zeros, settings.first_step)
     gain = torch.full_like(zeros, -1.0 / (tableau.error_order + 1))
@@ -115,7 +115,7 @@ def attempt(
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
         scale = allowed(settings.tolerance.rtol, span.atol, size)
-        ratio = error_ratio(stages, scale, settings.norm).double()
+        ratio = cast(Tensor, error_ratio(stages, scale, settings.norm)).double()
         accept = ratio <= 1.0
         factor, gain, trend = step_factors(ratio, carry.gain, carry.trend, tableau.error_order)
         grown = step * factor
@@ -170,7 +170,8 @@ def _stuck(carry: Carry, span: Span, settings: Settings) -> SolverError:
     sample = int(sick.nonzero()[0] if sick.any() else carry.step.flatten().argmin())
     time, step = _at(carry, span, sample)
     y, slope, tolerance = carry.y[sample], carry.slope[sample], settings.tolerance.of(sample)
-    return failure(y, slope, time, step, tolerance, "step size underflow", sample)
+    reason = "step size underflow, or a field that returned NaN or Inf,"
+    return failure(y, slope, time, step, tolerance, reason, sample)
 
 
 def _at(carry: Carry, span: Span, sample: int) -> tuple[float, float]:

@@ -1,34 +1,21 @@
 """The arguments of a solve, checked once and turned into a problem and its settings."""
 
-from functools import lru_cache
 from math import inf
 
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.callbacks import CALLBACKS, told_by
+from nodes_tutorial.ode.solvers.callbacks import CALLBACKS, told_by, warn_of_silence
 from nodes_tutorial.ode.solvers.measure import ErrorNorm, OwnNorm, Tolerance
 from nodes_tutorial.ode.solvers.options import check_options
 from nodes_tutorial.ode.solvers.problem import Problem
 from nodes_tutorial.ode.solvers.settings import Limits, Settings
 from nodes_tutorial.ode.solvers.tableau import Tableau
-from nodes_tutorial.ode.solvers.tableaus import METHODS
-from nodes_tutorial.ode.solvers.tolerance import grid_of, tolerance_of
+from nodes_tutorial.ode.solvers.tableaus import ELSEWHERE, METHODS
+from nodes_tutorial.ode.solvers.tolerance import controlled_size, grid_of, tolerance_of
 
 ADAPTIVE = ("min_step", "max_step", "step_t", "jump_t", "norm")
 GRADIENTS = ("direct", "checkpoint", "adjoint")
 ALIASES = {None: "dopri5", "heun2": "heun"}
-_GAUSS = ("radauIIA3", "gl4", "radauIIA5", "gl6")
-ELSEWHERE = {
-    "scipy_solver": "call scipy.integrate.solve_ivp",
-    **dict.fromkeys(
-        ("explicit_adams", "implicit_adams", "fixed_adams"),
-        "multistep methods are not offered; dopri5 with a tolerance is the neighbor",
-    ),
-    **dict.fromkeys(
-        ("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2", *_GAUSS),
-        "implicit methods are those of odeint_stiff",
-    ),
-}
 
 
 def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem, Settings]:
@@ -57,17 +44,19 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
     _check_together(problem, options, tolerance, fixed, gradient)
     norm = options.pop("norm", None)
     if any(hasattr(func, name) for name in CALLBACKS):
+        warn_of_silence(func, fixed)
         problem.tell = told_by(func, problem.unpack, problem.t)
     jumps = set(options.pop("jump_t", ()))
     problem.stops = tuple(jumps | set(options.pop("step_t", ())))
     problem.jumps = tuple(jumps)
+    problem.stops_back, problem.jumps_back = problem.stops, problem.jumps
     limits = Limits(options.pop("min_step", 0.0), options.pop("max_step", inf))
     make = options.pop("grid_constructor", None)
     grid = None if make is None else grid_of(make(func, y0, problem.t), problem)
     if norm is not None:
         measure = OwnNorm(function=lambda x: norm(problem.unpack(x)))
     else:
-        size = None if controlled is None else _controlled_size(problem, controlled)
+        size = None if controlled is None else controlled_size(problem, controlled)
         measure = ErrorNorm(per_sample, size)
     return problem, Settings(tableau, tolerance, measure, limits, grid, **options)
 
@@ -79,7 +68,7 @@ def _check_together(problem, options, tolerance, fixed, gradient) -> None:
             kind = "an adaptive method and no grid" if fixed else "fixed steps"
             raise ValueError(f"options[{name!r}] needs {kind}")
     if options.get("compile"):
-        own = [name for name in ADAPTIVE if name in options]
+        own = [name for name in (*ADAPTIVE, "grid_constructor", "perturb") if name in options]
         if own or tolerance.varies or (problem.joined and any(problem.complex)):
             what = f"options[{own[0]!r}]" if own else "one tolerance for each entry, or complex y0,"
             raise ValueError(f"options['compile'] does not work with {what}")
@@ -115,42 +104,16 @@ def find_tableau(method) -> Tableau:
         hint = f"; {instead}" if instead else ""
         raise ValueError(f"method must be one of {names}, or a Tableau; got {method!r}{hint}")
     if tableau not in _OURS:
-        _check_order(tableau)
+        from nodes_tutorial.ode.solvers.order import check_claims
+
+        check_claims(tableau)
     return tableau
 
 
 _OURS = frozenset(METHODS.values())
 
 
-@lru_cache(maxsize=64)
-def _check_order(tableau: Tableau) -> None:
-    from nodes_tutorial.ode.solvers.order import order_conditions
-
-    claims = [("order", tableau.order, False)]
-    if tableau.b_error is not None and tableau.b_error_low is None:
-        claims.append(("error_order", min(tableau.error_order, tableau.order), True))
-    for name, order, embedded in claims:
-        if order < 1:
-            raise ValueError(f"the tableau's {name} must be at least 1, got {order}")
-        misses = order_conditions(tableau, order, embedded=embedded).values()
-        if max(map(abs, misses)) > 1e-8:
-            raise ValueError(
-                f"the tableau {tableau.name!r} does not have the {name} {order} that it states"
-            )
-
-
 def _tolerance(name: str, value, problem: Problem, y0) -> float | Tensor:
     if type(value) is float and 0.0 <= value < inf:
         return value
     return tolerance_of(name, value, problem, y0)
-
-
-def _controlled_size(problem: Problem, parts) -> int:
-    """How many entries of the joined state the leading parts have."""
-    whole = isinstance(parts, int) and not isinstance(parts, bool)
-    if not (problem.is_tuple and whole and 1 <= parts <= len(problem.sizes)):
-        raise ValueError(
-            "options['controlled'] must be a number of parts of a tuple state, at least 1; "
-            f"got {parts!r} for {len(problem.sizes)} part(s)"
-        )
-    return sum(problem.sizes[:parts])

@@ -43,6 +43,8 @@ class Problem:
     Attributes:
         stops: times at which a step shall end although no output is wanted there.
         jumps: those of them at which the field is discontinuous in time.
+        stops_back: stops of the adjoint equation.
+        jumps_back: jumps of the adjoint equation.
         tell: what is told of the steps.
         graph: whether the steps must be differentiable. The first slope tells; a later one that
             carries a graph where no other did raises :class:`Again`.
@@ -72,6 +74,8 @@ class Problem:
         self.y0 = self.pack(parts) if self.joined else y0
         self.stops: tuple[float, ...] = ()
         self.jumps: tuple[float, ...] = ()
+        self.stops_back: tuple[float, ...] = ()
+        self.jumps_back: tuple[float, ...] = ()
         self.tell: Callable[[str, float, Tensor, float], None] = silent
         if self.y0.is_inference() and not torch.is_inference_mode_enabled():
             self.y0 = self.y0.clone()  # an ordinary tensor again
@@ -118,10 +122,11 @@ class Problem:
         with torch.autocast(y.device.type, self.autocast):
             return self.call(t, y)
 
-    def first_slope(self) -> Tensor:
+    def first_slope(self, start: Tensor | None = None) -> Tensor:
         """The field at the start; whether its value carries a graph decides for the solve."""
         before, self.graph = self.graph, True
-        start = torch.tensor(self.outputs[0], dtype=torch.float64, device=self.y0.device)
+        if start is None:
+            start = torch.tensor(self.outputs[0], dtype=torch.float64, device=self.y0.device)
         slope = self.evaluator()(self.field_time(start), self.y0)
         self.graph = before or (torch.is_grad_enabled() and slope.requires_grad)
         return slope.clone()
@@ -139,13 +144,13 @@ class Problem:
         return torch.autocast(self.y0.device.type, enabled=False)
 
     def _joined(self, t: Tensor, y: Tensor) -> Tensor:
-        state = self.unpack(y)
-        slopes = self.func(t, state)
+        parts = self.parts(y)
+        slopes = self.func(t, parts if self.is_tuple else parts[0])
         if not self.is_tuple:
-            return self.pack([self._fitted(slopes, state)])
-        if not isinstance(slopes, tuple | list) or len(slopes) != len(state):
-            raise ValueError(f"func must return a tuple of {len(state)} tensors, like y0")
-        return self.pack([self._fitted(k, part) for k, part in zip(slopes, state, strict=True)])
+            return self.pack([self._fitted(slopes, parts[0])])
+        if not isinstance(slopes, tuple | list) or len(slopes) != len(parts):
+            raise ValueError(f"func must return a tuple of {len(parts)} tensors, like y0")
+        return self.pack([self._fitted(k, part) for k, part in zip(slopes, parts, strict=True)])
 
     def field_time(self, t: Tensor) -> Tensor:
         """A time as the field takes it."""
@@ -163,14 +168,18 @@ class Problem:
         """Undo :meth:`pack`; leading dimensions beyond the state's (output times) are kept."""
         if not self.joined:
             return y
+        parts = self.parts(y)
+        return parts if self.is_tuple else parts[0]
+
+    def parts(self, y: Tensor) -> tuple[Tensor, ...]:
+        """The parts of a joined state."""
         ahead = y.shape[: y.dim() - 1 - self.lead]
         split = zip(y.split(self.sizes, dim=-1), self.shapes, strict=True)
         pieces = [piece.reshape((*ahead, *shape)) for piece, shape in split]
-        parts = tuple(
+        return tuple(
             torch.complex(piece[..., 0], piece[..., 1]) if pairs else piece
             for piece, pairs in zip(pieces, self.complex, strict=True)
         )
-        return parts if self.is_tuple else parts[0]
 
     def sides(self, field: Field) -> tuple[Field, Field]:
         """The field for the begin of a step, and for all later stages.

@@ -19,17 +19,23 @@ from nodes_tutorial.ode.solvers.stages import ReusedSlope
 from nodes_tutorial.ode.solvers.step import Step
 
 
+def is_fixed(settings: Settings) -> bool:
+    """Whether the steps are given beforehand."""
+    given = settings.step_size is not None or settings.grid is not None
+    return given or settings.tableau.b_error is None
+
+
 def iterate(problem: Problem, settings: Settings) -> Iterator[Step]:
     """The accepted steps of a solve, whichever loop makes them.
 
     Raises:
         ValueError: ``compile`` together with fixed steps or ``per_sample``.
     """
-    if settings.compile and (settings.fixed or settings.norm.per_sample):
+    if settings.compile and (is_fixed(settings) or settings.norm.per_sample):
         raise ValueError(
             "options['compile'] with per_sample or fixed steps serves solves without a gradient"
         )
-    if settings.fixed:
+    if is_fixed(settings):
         return fixed_steps(problem, settings)
     if settings.norm.per_sample:
         return per_sample_steps(problem, settings)
@@ -80,7 +86,7 @@ def run(
         except ReusedSlope:
             problem.copies = True
             continue
-        if settings.fixed:
+        if is_fixed(settings):
             check_finite(y, problem, settings)
         return y, kept
 
@@ -95,7 +101,7 @@ def integrate(problem: Problem, settings: Settings) -> Tensor:
 def _compiled(problem: Problem, settings: Settings) -> Tensor:
     from nodes_tutorial.ode.solvers import compiled
 
-    whole = compiled.integrate_fixed if settings.fixed else compiled.integrate_adaptive
+    whole = compiled.integrate_fixed if is_fixed(settings) else compiled.integrate_adaptive
     try:
         y = whole(problem, settings)
     except (SolverError, ValueError):
@@ -103,7 +109,7 @@ def _compiled(problem: Problem, settings: Settings) -> Tensor:
     except Exception:
         problem.first_slope()  # raises where the field is at fault
         raise
-    if settings.fixed:
+    if is_fixed(settings):
         check_finite(y, problem, settings)
     return y
 

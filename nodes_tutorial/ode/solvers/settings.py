@@ -7,6 +7,8 @@ from math import copysign, inf, isfinite
 from nodes_tutorial.ode.solvers.measure import ErrorNorm, Tolerance
 from nodes_tutorial.ode.solvers.tableau import Tableau
 
+ROUNDING = 1e-9  # a longest step may exceed its limit by this much, so that no tiny one is left
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -24,6 +26,11 @@ class Limits:
         """A step with its length brought between the limits."""
         size = min(max(abs(h), self.least), self.most)
         return h if size == abs(h) else copysign(size, h)
+
+    def stretched(self, h: float, factor: float) -> float:
+        """A step made longer by a factor, or up to the limit."""
+        size = min(factor * abs(h), self.most * (1 + ROUNDING))
+        return copysign(size, h)
 
     def forces(self, h: float, ratio: float) -> bool:
         """Whether a step must be taken although its error is too large."""
@@ -47,8 +54,3 @@ class Settings:
     adjoint_norm: str | Callable = "seminorm"
     backward: "Settings | None" = None  # of the adjoint equation, where they are other ones
     term_by_term: bool = False  # combine stages as with a graph: the same steps to the last bit
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the steps are given beforehand."""
-        return self.tableau.b_error is None or self.step_size is not None or self.grid is not None

@@ -208,3 +208,17 @@ METHODS: dict[str, Tableau] = {
         _DOPRI8,
     )
 }
+
+_GAUSS = ("radauIIA3", "gl4", "radauIIA5", "gl6")
+# methods of torchdiffeq that METHODS does not have, and where to look
+ELSEWHERE = {
+    "scipy_solver": "call scipy.integrate.solve_ivp",
+    **dict.fromkeys(
+        ("explicit_adams", "implicit_adams", "fixed_adams"),
+        "multistep methods are not offered; dopri5 with a tolerance is the neighbor",
+    ),
+    **dict.fromkeys(
+        ("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2", *_GAUSS),
+        "implicit methods are those of odeint_stiff",
+    ),
+}

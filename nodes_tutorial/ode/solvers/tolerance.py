@@ -63,3 +63,14 @@ def tolerance_of(name: str, value, problem: Problem, y0) -> float | Tensor:
             ) from None
         rows.append(torch.complex(full, full) if like.is_complex() else full)
     return problem.pack(rows) if problem.joined else rows[0].contiguous()
+
+
+def controlled_size(problem: Problem, parts) -> int:
+    """How many entries of the joined state the leading parts have."""
+    whole = isinstance(parts, int) and not isinstance(parts, bool)
+    if not (problem.is_tuple and whole and 1 <= parts <= len(problem.sizes)):
+        raise ValueError(
+            "options['controlled'] must be a number of parts of a tuple state, at least 1; "
+            f"got {parts!r} for {len(problem.sizes)} part(s)"
+        )
+    return sum(problem.sizes[:parts])
