@@ -297,7 +297,8 @@ def problem(name):
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "sine", "exp"])
-@pytest.mark.parametrize("method", ADAPTIVE)
+# fehlberg2 takes a 256th of its own error for the error: test_convention has its bound
+@pytest.mark.parametrize("method", [name for name in ADAPTIVE if name != "fehlberg2"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("backward", [False, True])
 def test_acceptance(name, method, dtype, backward):
