@@ -35,7 +35,10 @@ def folded(text: str) -> list[str]:
     """The lines of boxes that are closed at first."""
     boxes = [item for item in myst.walk(text) if isinstance(item, myst.Directive)]
     return [
-        line for box in boxes if "dropdown" in box.options.get("class", "") for line in lines(box.body)
+        line
+        for box in boxes
+        if "dropdown" in box.options.get("class", "")
+        for line in lines(box.body)
     ]
 
 
