@@ -18,7 +18,11 @@ from nodes_tutorial.ode.solvers.tableau import Tableau
 
 
 def until_event(func, y0, t, event_fn, interface, arguments) -> tuple[Tensor, State]:
-    """The time and the states of an event, for solves that are called with one."""
+    """The time and the states of an event, for solves that are called with one.
+
+    Raises:
+        ValueError: ``t`` does not have two times.
+    """
     from nodes_tutorial.ode.events.event import odeint_event
 
     if not isinstance(t, Tensor) or t.dim() != 1 or len(t) != 2:

@@ -85,7 +85,12 @@ def _stops(name: str, times) -> tuple[float, ...]:
 
 
 def number(name: str, value, least: float | None = None) -> float:
-    """A finite number, not below ``least`` or, without one, positive."""
+    """A finite number, not below ``least`` or, without one, positive.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is too small or not finite.
+    """
     kind = "a positive number" if least is None else f"a number >= {least:g}"
     if isinstance(value, Tensor) and value.numel() == 1 and not value.dtype.is_complex:
         value = value.item()

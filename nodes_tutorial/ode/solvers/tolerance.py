@@ -66,7 +66,11 @@ def tolerance_of(name: str, value, problem: Problem, y0) -> float | Tensor:
 
 
 def controlled_size(problem: Problem, parts) -> int:
-    """How many entries of the joined state the leading parts have."""
+    """How many entries of the joined state the leading parts have.
+
+    Raises:
+        ValueError: ``parts`` is no number of parts of a tuple state.
+    """
     whole = isinstance(parts, int) and not isinstance(parts, bool)
     if not (problem.is_tuple and whole and 1 <= parts <= len(problem.sizes)):
         raise ValueError(
