@@ -563,7 +563,111 @@ result = torch.stack([times[-1].detach(), ball.gravity.grad[0], ball.keep.grad])
 """
 
 
-@pytest.mark.parametrize("program", [TRAINED, BOUNCING], ids=["trained", "bouncing"])
+SPIRAL = """
+import torch
+from torch import nn
+from torchdiffeq import odeint_adjoint as odeint
+
+
+class RunningMean:
+    def __init__(self, keep=0.9):
+        self.keep, self.value = keep, None
+
+    def add(self, x):
+        self.value = x if self.value is None else self.keep * self.value + (1 - self.keep) * x
+
+
+class Truth(nn.Module):
+    def forward(self, t, y):
+        return y**3 @ torch.tensor([[-0.1, 2.0], [-2.0, -0.1]]).double()
+
+
+class Field(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 12), nn.Tanh(), nn.Linear(12, 2)).double()
+
+    def forward(self, t, y):
+        return self.net(y**3)
+
+
+torch.manual_seed(0)
+t = torch.linspace(0.0, 2.0, 21).double()
+start = torch.tensor([[2.0, 0.0]]).double()
+with torch.no_grad():
+    path = odeint(Truth(), start, t, method="dopri5")
+field, loss_mean = Field(), RunningMean()
+rms_prop = torch.optim.RMSprop(field.parameters(), lr=1e-3)
+for _ in range(6):
+    rms_prop.zero_grad()
+    first = torch.randint(0, 11, (5,))
+    wanted = torch.stack([path[first + i] for i in range(10)])
+    found = odeint(field, path[first], t[:10])
+    loss = (found - wanted).abs().mean()
+    loss.backward()
+    rms_prop.step()
+    loss_mean.add(loss.item())
+result = torch.cat([torch.tensor([loss_mean.value]).double(), field.net[0].bias.detach()])
+"""
+
+DENSITY = """
+import torch
+from torch import nn
+from torchdiffeq import odeint_adjoint
+
+
+class Flow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 16), nn.Softplus(), nn.Linear(16, 2)).double()
+        self.register_buffer("calls", torch.tensor(0.0).double())
+
+    def before(self, e):
+        self.e, self.calls = e, torch.zeros_like(self.calls)
+
+    def forward(self, t, states):
+        y = states[0]
+        self.calls = self.calls + 1
+        t = torch.ones_like(y[:, :1]) * t.clone().detach().requires_grad_(True)
+        with torch.enable_grad():
+            y.requires_grad_(True)
+            t.requires_grad_(True)
+            dy = self.net(torch.cat([t, y], 1))
+            (back,) = torch.autograd.grad(dy, y, self.e, create_graph=True)
+            trace = (back * self.e).sum(1, keepdim=True)
+        return (dy, -trace, *(torch.zeros_like(s) for s in states[2:]))
+
+
+torch.manual_seed(0)
+flow = Flow()
+x = torch.randn(20, 2).double() * 0.5 + 1.0
+adam = torch.optim.Adam(flow.parameters(), 1e-2)
+losses = []
+for _ in range(4):
+    adam.zero_grad()
+    flow.before(torch.randn(20, 2).double().sign())
+    states = (x, torch.zeros(20, 1).double())
+    times = torch.tensor([1.0, 0.0]).double()
+    z, change = odeint_adjoint(
+        flow, states, times, atol=[1e-7, 1e-7], rtol=[1e-7, 1e-7], method="dopri5",
+        options={"first_step": 0.1}, adjoint_rtol=1e-7, adjoint_atol=1e-7,
+        adjoint_options={"norm": "seminorm", "max_num_steps": 5000},
+    )
+    log_p = -0.5 * z[-1].square().sum(1, keepdim=True) - change[-1]
+    loss = -log_p.mean()
+    loss.backward()
+    adam.step()
+    losses.append(loss.detach())
+result = torch.stack([*losses, *flow.net[0].bias.detach()[:4]])
+"""
+
+
+@pytest.mark.usefixtures("as_at_the_users")
+@pytest.mark.parametrize(
+    "program",
+    [TRAINED, BOUNCING, SPIRAL, DENSITY],
+    ids=["trained", "bouncing", "spiral", "density"],
+)
 def test_a_program_runs_with_one_line_exchanged(program):
     results = []
     for module in ("torchdiffeq", "nodes_tutorial.ode"):
