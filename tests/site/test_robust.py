@@ -13,11 +13,8 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "ode/solvers": set(VARIANTS),
-    "ode/step_control": set(VARIANTS),
-    "flows/normalizing": set(VARIANTS),
-    "flows/coupling": set(VARIANTS),
-    "ode/adjoint": {
+    "ode/stiffness": {"seeds+2000", "seeds+3000"},
+    "generalization/implicit_regularization": {
         "avx2",
         "base",
         "mkl",
@@ -28,7 +25,7 @@ PENDING: dict[str, set[str]] = {
         "seeds+3000",
         "threads2",
     },
-    "ode/gradient_modes": {
+    "meta/bayesian_hypermaml": {
         "avx2",
         "base",
         "mkl",
@@ -40,7 +37,7 @@ PENDING: dict[str, set[str]] = {
         "threads2",
     },
 }
-WITHOUT_SPREADS: set[str] = {"ode/solvers", "ode/adjoint"}
+WITHOUT_SPREADS: set[str] = set()
 
 
 def ids(chapter):
