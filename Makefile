@@ -22,7 +22,7 @@ book: $(HTML)/.stamp
 
 test: lint $(HTML)/.stamp
 	$(BIN)/python -m pytest -n logical --dist worksteal --nbmake \
-		--nbmake-timeout=$(if $(CI),120,1200) tests notebooks
+		--nbmake-timeout=$(if $(CI),300,1200) tests notebooks
 
 serve:
 	@$(MAKE) --no-print-directory book || test -f $(HTML)/index.html

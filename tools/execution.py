@@ -13,7 +13,7 @@ from jupyter_client.utils import ensure_async
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-CELL_SECONDS = 120  # of one cell, where budgets hold
+CELL_SECONDS = 300  # of one cell, where budgets hold; what a page costs is measured apart
 PATIENCE = 1200  # elsewhere: a slow machine is not an error
 
 

@@ -60,7 +60,7 @@ def test_endless_cell_is_told(tmp_path):
     assert failure["cell"] == 2 and failure["error"].startswith("CellTimeoutError")
 
 
-@pytest.mark.parametrize("ci, timeout", [("true", 120), ("", 1200)])
+@pytest.mark.parametrize("ci, timeout", [("true", 300), ("", 1200)])
 def test_budgets_hold_in_ci_only(monkeypatch, ci, timeout):
     monkeypatch.setenv("CI", ci)
     assert execution.budgets_hold() == bool(ci) and execution.cell_timeout() == timeout

@@ -12,31 +12,7 @@ from tools.robust.variants import VARIANTS
 RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
-PENDING: dict[str, set[str]] = {
-    "ode/stiffness": {"seeds+2000", "seeds+3000"},
-    "generalization/implicit_regularization": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "meta/bayesian_hypermaml": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-}
+PENDING: dict[str, set[str]] = {}
 WITHOUT_SPREADS: set[str] = set()
 
 
