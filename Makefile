@@ -44,6 +44,7 @@ pdf: $(HTML)/.stamp
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks.ode $(RECORD)
+	$(BIN)/python -m benchmarks.ode_events $(RECORD_EVENTS)
 	$(BIN)/python -m benchmarks.flows $(RECORD_FLOWS)
 	$(BIN)/python -m benchmarks.flows_spline $(RECORD_SPLINE)
 	$(BIN)/python -m benchmarks.latent $(RECORD_LATENT)

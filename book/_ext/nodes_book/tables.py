@@ -233,7 +233,7 @@ def runs(root: Path) -> list[Row]:
 
 
 # `cuda` has a table of its own
-SPEED = ("ode", "flows", "spline", "latent", "implicit", "bayes", "pernet", "meta")
+SPEED = ("ode", "events", "flows", "spline", "latent", "implicit", "bayes", "pernet", "meta")
 
 
 def speed(root: Path) -> list[Row]:
