@@ -7,7 +7,6 @@ import pytest
 from tools.findings import in_cell
 from tools.project import chapters
 from tools.robust import record
-from tools.robust.variants import VARIANTS
 
 RECORD = record.load()
 CHAPTERS = chapters()
