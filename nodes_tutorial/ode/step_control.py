@@ -61,7 +61,7 @@ def linear_polynomials(method: Tableau) -> tuple[Polynomial, Polynomial]:
 
 
 def stability_boundary(method: Tableau) -> float:
-    """The z < 0 nearest to zero where |R(z)| = 1: beyond it a decaying solution grows.
+    """The z < 0 nearest to zero where ``|R(z)| = 1``: beyond it a decaying solution grows.
 
     Args:
         method: an explicit tableau with an embedded formula.

@@ -187,7 +187,7 @@ def initial_step(
         slope: value of the field there.
         direction: 1 forwards in time, -1 backwards.
         order: q, the ``error_order`` of the tableau.
-        scale: atol + rtol |y|.
+        scale: ``atol + rtol |y|``.
         norm: the error norm, which also decides between one step and one for each sample.
 
     Returns:

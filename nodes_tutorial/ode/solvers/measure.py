@@ -11,7 +11,7 @@ Tolerances = float | Tensor | Sequence[float | Tensor]
 
 
 def allowed(rtol: float | Tensor, atol: Tensor, size: Tensor) -> Tensor:
-    """The allowed errors atol + rtol |y| of entries of these absolute values."""
+    """The allowed errors ``atol + rtol |y|`` of entries of these absolute values."""
     if isinstance(rtol, Tensor):
         return torch.addcmul(atol, rtol, size)
     return torch.add(atol, size, alpha=rtol)
@@ -19,7 +19,7 @@ def allowed(rtol: float | Tensor, atol: Tensor, size: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an entry of the state may err by in one step: atol + rtol |y|.
+    """What an entry of the state may err by in one step: ``atol + rtol |y|``.
 
     Attributes:
         rtol: relative tolerance, a number or a tensor of the shape of the state.
