@@ -676,7 +676,7 @@ def record(system, model, key):
     file = Path(__file__).parents[3] / "results" / "goku.json"
     rows = json.loads(file.read_text())["rows"]
     found = [row[key] for row in rows if (row["system"], row["model"]) == (system, model)]
-    assert len(found) >= 2
+    assert len(found) >= 3
     return found
 
 
@@ -701,5 +701,5 @@ def test_recorded_circulation_is_as_the_chapter_says():
         )
     for model in ("goku", "lstm"):
         assert np.mean(error) < 0.2 * min(record("cvs", model, "mse_later"))
-    assert sorted(r > 0.5 for r in record("cvs", "goku", "right_r")) == [False, True]
-    assert min(record("cvs", "goku", "error_r")) > 0.1
+    assert sorted(r > 0.5 for r in record("cvs", "goku", "right_r")) == [False, True, True]
+    assert min(record("cvs", "goku", "error_r")) > 0.05  # 0.019 without a network
