@@ -1,4 +1,4 @@
-"""The planar transform: every point pushed along one direction, as far as one score decides."""
+"""The planar transform: every point pushed along one direction, as far as one number decides."""
 
 import math
 from typing import Any
@@ -67,9 +67,9 @@ class PlanarTransform(Transform):
 
     def direction(self) -> tuple[Float[Tensor, " dim"], Float[Tensor, ""]]:
         r"""The corrected direction :math:`\hat u`, and :math:`\gamma=1+w^\top\hat u`."""
-        score = self.w @ self.u
-        gap = softplus(score)
-        return self.u + (gap - 1 - score) * self.w / self.w.square().sum(), gap
+        product = self.w @ self.u
+        gap = softplus(product)
+        return self.u + (gap - 1 - product) * self.w / self.w.square().sum(), gap
 
     def forward(
         self, z: Float[Tensor, "*batch dim"]
@@ -84,8 +84,8 @@ class PlanarTransform(Transform):
     ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "*batch"]]:
         """Map data to noise and return z and the log-determinants."""
         direction, gap = self.direction()
-        score = x @ self.w + self.b
-        h = torch.tanh(solve_score(score, gap.expand_as(score)))
+        level = x @ self.w + self.b
+        h = torch.tanh(solve_argument(level, gap.expand_as(level)))
         return x - h[..., None] * direction, -_log_det(h, gap)
 
 
@@ -94,7 +94,7 @@ def _log_det(h: Tensor, gap: Tensor) -> Tensor:
     return torch.log(gap * (1 - square) + square)
 
 
-def solve_score(
+def solve_argument(
     y: Float[Tensor, "*batch"], gap: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
     r"""Solve :math:`a + (\gamma - 1)\tanh a = y` for a.
@@ -117,8 +117,8 @@ def solve_score(
     References: Ortega and Rheinboldt (1970), chapter 13, on monotone Newton iterations.
 
     >>> import torch
-    >>> from nodes_tutorial.flows.planar import solve_score
-    >>> solve_score(torch.tensor([1.0]), torch.tensor([1.0]))  # gap 1: a = y
+    >>> from nodes_tutorial.flows.planar import solve_argument
+    >>> solve_argument(torch.tensor([1.0]), torch.tensor([1.0]))  # gap 1: a = y
     tensor([1.])
     """
     return _Root.apply(y, gap)

@@ -18,7 +18,7 @@ from nodes_tutorial.flows import (
     RealNVP,
     StandardNormal,
 )
-from nodes_tutorial.flows.planar import solve_score
+from nodes_tutorial.flows.planar import solve_argument
 from nodes_tutorial.flows.targets import ENERGIES
 
 F64 = {"dtype": torch.float64}
@@ -193,7 +193,7 @@ def test_newton_is_monotone_from_the_chosen_start(gamma, measured):
             path.append(path[-1] - (path[-1] + c * h - y) / (gamma * (1 - h * h) + h * h))
         steps = np.diff(path) * (1 if c >= 0 else -1)
         assert (steps >= -1e-12 * max(1, root)).all()
-        ours = float(solve_score(torch.tensor(y, **F64), torch.tensor(gamma, **F64)))
+        ours = float(solve_argument(torch.tensor(y, **F64), torch.tensor(gamma, **F64)))
         room = 1e-9 * max(1.0, root)
         assert measured(abs(ours - root) / max(1.0, root), "root") < 1e-9
         assert abs(path[-1] - root) < room
@@ -210,7 +210,7 @@ def test_newton_from_zero_overshoots():
     start = min(y / gamma, y - gamma + 1)
     second = start - (start + (gamma - 1) * math.tanh(start) - y) / slope(start)
     assert root <= second <= start < 10 * root
-    ours = float(solve_score(torch.tensor(y, **F64), torch.tensor(gamma, **F64)))
+    ours = float(solve_argument(torch.tensor(y, **F64), torch.tensor(gamma, **F64)))
     assert abs(ours - root) < 1e-9
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import brentq
 
 from nodes_tutorial.flows import Flow, PlanarTransform, StandardNormal
-from nodes_tutorial.flows.planar import solve_score
+from nodes_tutorial.flows.planar import solve_argument
 
 F64 = torch.float64
 
@@ -49,7 +49,7 @@ def test_root_against_a_bracketing_solver(measured):
 
             reach = abs(y) + abs(gap - 1) + 1
             exact = brentq(left, -reach, reach, xtol=1e-15, rtol=1e-14)
-            ours = float(solve_score(torch.tensor(y, dtype=F64), torch.tensor(gap, dtype=F64)))
+            ours = float(solve_argument(torch.tensor(y, dtype=F64), torch.tensor(gap, dtype=F64)))
             slope = 1 + (gap - 1) * (1 - math.tanh(exact) ** 2)
             # a rounding of y moves the root by that over the slope
             room = 1e-14 * max(1.0, abs(exact), abs(y)) / max(slope, 1e-16)
@@ -62,21 +62,21 @@ def test_root_over_many_magnitudes(measured):
     y = torch.cat([torch.logspace(-30, 3, 200, dtype=F64), torch.linspace(0, 50, 200, dtype=F64)])
     for dtype, bound in ((F64, 1e-13), (torch.float32, 1e-5)):
         g, v = torch.broadcast_tensors(gap.to(dtype), y.to(dtype))
-        a = solve_score(v, g)
+        a = solve_argument(v, g)
         size = a + (g - 1).abs() * a.tanh() + torch.finfo(dtype).tiny
         assert a.isfinite().all()
         residual = ((a + (g - 1) * a.tanh() - v).abs() / size).max()
         assert measured(residual, f"residual, {dtype}") < bound
-        assert torch.equal(solve_score(-v, g), -a)  # odd
+        assert torch.equal(solve_argument(-v, g), -a)  # odd
 
 
 def test_derivatives_of_the_root():
     y = torch.tensor([-3.0, -0.2, 0.4, 2.0], dtype=F64, requires_grad=True)
     gap = torch.tensor([0.3, 4.0, 1.0, 0.05], dtype=F64, requires_grad=True)
-    assert torch.autograd.gradcheck(solve_score, (y, gap), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(solve_score, (y, gap))
-    batch = torch.func.vmap(torch.func.grad(solve_score, argnums=(0, 1)))(y, gap)
-    alone = torch.autograd.grad(solve_score(y, gap).sum(), (y, gap))
+    assert torch.autograd.gradcheck(solve_argument, (y, gap), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(solve_argument, (y, gap))
+    batch = torch.func.vmap(torch.func.grad(solve_argument, argnums=(0, 1)))(y, gap)
+    alone = torch.autograd.grad(solve_argument(y, gap).sum(), (y, gap))
     for one, other in zip(batch, alone, strict=True):
         assert (one - other).abs().max() < 1e-15
 
