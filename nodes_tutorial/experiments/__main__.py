@@ -10,6 +10,7 @@ from nodes_tutorial.experiments.commands import (  # noqa: F401  they add comman
     meta,
     meta_heads,
     meta_maml,
+    meta_whole,
     ode,
 )
 

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from nodes_tutorial.data import drawings
 from nodes_tutorial.data.tasks import Tasks, TaskSampler
+from nodes_tutorial.experiments.processes import (
+    count,
+    mean_over_processes,
+    own_checkpoint,
+    share,
+)
 from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.meta import adapt, maml, predict
 from nodes_tutorial.nets import Conv4, count_parameters
@@ -69,6 +75,8 @@ def execute(
 ) -> tuple[dict[str, Any], Conv4]:
     """Meta-train with Adam; returns the row for the record and the network.
 
+    Under ``torchrun`` each process takes a share of the tasks of an update.
+
     Args:
         run: what to do.
         checkpoint: file to write and to resume from.
@@ -87,7 +95,7 @@ def execute(
     looks = {round(run.steps * (k + 1) / run.looks) - 1 for k in range(run.looks)}
 
     def step(i: int) -> Tensor:
-        tasks = train.sample(run.tasks, generator)
+        tasks = share(train.sample(run.tasks, generator))
         gradient, report = maml(
             net,
             tasks.support,
@@ -97,15 +105,17 @@ def execute(
             order=run.order,
             anil=run.anil,
         )
+        found = mean_over_processes({**gradient, "loss": report.val_loss.mean()})
         for name, parameter in net.named_parameters():
-            parameter.grad = gradient[name]
+            parameter.grad = found[name]
         adam.step()
         if i in looks:
-            found = accuracies(run, net, fresh)["together"]
-            curve.points.append({"steps": i + 1, "accuracy": found[0]})
-        return report.val_loss.mean()
+            share_right, _ = accuracies(run, net, fresh)["together"]
+            curve.points.append({"steps": i + 1, "accuracy": share_right})
+        return found["loss"]
 
     state = {"net": net, "adam": adam, "draws": generator, "clock": clock, "curve": curve}
+    checkpoint = own_checkpoint(checkpoint)
     history = fit(
         step, steps=run.steps, state=state, checkpoint=checkpoint, every=every, progress=progress
     )
@@ -120,6 +130,7 @@ def execute(
         "loss_last_tenth": history["loss"][-max(1, run.steps // 10) :].mean().item(),
         "cpu_seconds": round(seconds["cpu"], 1),
         "wall_seconds": round(seconds["wall"], 1),
+        "processes": count(),
         "settings": {n: v for n, v in asdict(run).items() if n not in KEY},
         **provenance(run.device),
     }

@@ -44,9 +44,10 @@ def maml(
 ) -> None:
     """Meta-train a small network on Omniglot by MAML, and record what it names correctly."""
     from nodes_tutorial.experiments.maml import KEY, Run, execute
+    from nodes_tutorial.experiments.processes import together
     from nodes_tutorial.experiments.record import append
 
-    with running(threads):
+    with running(threads), together(device) as process:
         for seed in numbers(seeds, "seeds"):
             run = Run(
                 ways=ways,
@@ -68,6 +69,8 @@ def maml(
             )
             path = checkpoint_of(checkpoint, f"{ways}w{shots}s", order, seed)
             row, _ = execute(run, checkpoint=path, every=every)
+            if process:
+                continue
             append(out, row, KEY)
             typer.echo(
                 f"{ways}w{shots}s order {order} seed {seed}: {row['together']:.3f} together, "
