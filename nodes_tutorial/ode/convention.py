@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nodes_tutorial.ode.odeint import states
+from nodes_tutorial.ode.solvers.adams import check_multistep
 from nodes_tutorial.ode.solvers.measure import Tolerance, Tolerances
 from nodes_tutorial.ode.solvers.options import check_options, number
 from nodes_tutorial.ode.solvers.prepare import find_tableau, prepare
@@ -17,8 +18,26 @@ from nodes_tutorial.ode.solvers.settings import Limits, Settings
 from nodes_tutorial.ode.solvers.tableau import Tableau
 
 
-def until_event(func, y0, t, event_fn, interface, arguments) -> tuple[Tensor, State]:
+def until_event(
+    func: Callable,
+    y0: State,
+    t: Tensor,
+    event_fn: Callable,
+    interface: Callable,
+    arguments: dict[str, Any],
+) -> tuple[Tensor, State]:
     """The time and the states of an event, for solves that are called with one.
+
+    Args:
+        func: the field, ``func(t, y)``.
+        y0: state at ``t[0]``.
+        t: the start and a time on the side of it to which the solve goes.
+        event_fn: ``event_fn(t, y)``, zero at the event.
+        interface: what solves up to the event, called as :func:`odeint`.
+        arguments: further arguments of the interface, by name.
+
+    Returns:
+        As :func:`odeint_event`.
 
     Raises:
         ValueError: ``t`` does not have two times.
@@ -114,6 +133,7 @@ def _with_options(settings: Settings, problem: Problem, options) -> Settings:
         raise TypeError(f"adjoint_options must be a dict or None, got {options!r}")
     names = {"norm": "adjoint_norm"}
     own = check_options({names.get(name, name): value for name, value in options.items()})
+    check_multistep(settings.tableau, own, "adjoint")
     refused = {"per_sample", "controlled", "grid_constructor"} & set(own)
     if refused:
         raise ValueError(f"adjoint_options does not take {', '.join(sorted(refused))}")

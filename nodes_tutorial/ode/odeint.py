@@ -33,9 +33,9 @@ def odeint(
 
     The calling convention is torchdiffeq's. What differs: ``rk4`` is the classical rule, and not
     the 3/8 rule; a fixed grid ends its steps at the output times; a tuple is measured by one root
-    mean square over all its entries, and not by the largest of its parts; multistep methods,
-    implicit ones (``odeint_stiff`` has some) and the options ``safety``, ``ifactor`` and
-    ``dfactor`` of another controller are refused.
+    mean square over all its entries, and not by the largest of its parts; implicit methods
+    (``odeint_stiff`` has some) and the options ``safety``, ``ifactor`` and ``dfactor`` of another
+    controller are refused.
 
     The field gets t and y in the dtype of ``y0`` on its device, so the weights of a module must
     have the same: ``net.double()`` for a ``y0`` in float64. The solver keeps time in float64.
@@ -50,7 +50,9 @@ def odeint(
             each entry; or for a tuple ``y0`` a tuple of such.
         atol: absolute tolerance of one step, in units of the state, likewise.
         method: a key of ``METHODS``, ``"heun2"`` for ``"heun"``, or a :class:`Tableau` of one's
-            own; None is ``"dopri5"``.
+            own; None is ``"dopri5"``. ``"explicit_adams"`` makes fixed steps at one evaluation
+            each, with the slopes of the steps before, and begins anew where the length of the steps
+            changes; it has no ``gradient="checkpoint"``.
         options: a dictionary with some of these keys.
 
             - ``step_size``: fixed steps; each interval between outputs is cut into equal steps no
@@ -66,6 +68,8 @@ def odeint(
               just before such a time to the end of a step, and just behind it to go on.
             - ``norm``: a function from errors, in units of the tolerance and in the form of
               ``y0``, to a number. Default: the root mean square.
+            - ``max_order``: of ``"explicit_adams"``, which takes up to one slope less; 2 to 12. The
+              longest stable step halves with each. Default: 12, which needs very short steps.
             - ``grid_constructor``: a function ``(func, y0, t)`` that returns the grid of fixed
               steps; outputs between its times come from the dense output.
             - ``perturb``: True moves the times of fixed steps by one rounding unit into the step.

@@ -3,9 +3,10 @@
 ``tableaus`` holds the methods as data and ``step`` makes one step. ``loops`` repeats it, with the
 step sizes of ``control``; ``gather`` picks the outputs; ``run`` joins them. ``options`` and
 ``problem`` check what was asked for, and ``solution`` keeps the record. ``order`` and ``trees``
-derive the order conditions.
+derive the order conditions. ``adams`` has the one multistep method.
 """
 
+from nodes_tutorial.ode.solvers.adams import adams_integrals, adams_step
 from nodes_tutorial.ode.solvers.control import SolverError
 from nodes_tutorial.ode.solvers.order import (
     dense_conditions,
@@ -35,6 +36,8 @@ __all__ = [
     "SolverError",
     "StageList",
     "Tableau",
+    "adams_integrals",
+    "adams_step",
     "dense_conditions",
     "density",
     "elementary_differential",

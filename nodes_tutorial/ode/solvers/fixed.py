@@ -5,6 +5,7 @@ from itertools import pairwise
 from math import ceil
 
 import torch
+from torch import Tensor
 
 from nodes_tutorial.ode.solvers.loops import slope_store
 from nodes_tutorial.ode.solvers.problem import Problem
@@ -40,10 +41,9 @@ def fixed_grid(outputs: list[float], settings: Settings) -> list[float]:
     return grid
 
 
-def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
-    """Steps over :func:`fixed_grid`; nothing crosses to the host, so a GPU runs ahead."""
+def stage_rows(problem: Problem, settings: Settings, grid: list[float]) -> list[tuple[Tensor, ...]]:
+    """The times of all stages, a row for each step of the grid."""
     tableau, y = settings.tableau, problem.y0
-    grid = fixed_grid(problem.outputs, settings)
     steps = torch.tensor(grid, dtype=torch.float64)
     nodes = torch.tensor(tableau.c, dtype=torch.float64)
     times = (steps[:-1, None] + steps.diff()[:, None] * nodes).to(y.dtype)
@@ -51,7 +51,14 @@ def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
         way = torch.where(nodes == 0.0, 1.0, torch.where(nodes == 1.0, -1.0, 0.0)).to(y.dtype)
         times = torch.nextafter(times, times + way * steps.diff().sign()[:, None].to(y.dtype))
     flat = times.flatten().to(y.device).unbind()
-    rows = [flat[i : i + tableau.stages] for i in range(0, len(flat), tableau.stages)]
+    return [flat[i : i + tableau.stages] for i in range(0, len(flat), tableau.stages)]
+
+
+def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
+    """Steps over :func:`fixed_grid`; nothing crosses to the host, so a GPU runs ahead."""
+    tableau, y = settings.tableau, problem.y0
+    grid = fixed_grid(problem.outputs, settings)
+    rows = stage_rows(problem, settings, grid)
     slope = problem.first_slope(rows[0][0] if settings.perturb else None)
     stages = slope_store(problem, settings, slope)
     field = problem.evaluator()

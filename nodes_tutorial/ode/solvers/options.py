@@ -10,7 +10,7 @@ from torch import Tensor
 OPTIONS = (
     *("step_size", "first_step", "max_steps", "per_sample", "compile", "adjoint_norm"),
     *("controlled", "min_step", "max_step", "step_t", "jump_t", "norm", "grid_constructor"),
-    *("perturb", "interp", "dtype", "max_num_steps"),
+    *("perturb", "interp", "dtype", "max_num_steps", "max_order"),
 )
 
 
@@ -48,17 +48,18 @@ def _check_numbers(options: dict) -> None:
         if "max_steps" in options:
             raise ValueError("options['max_num_steps'] is another name of 'max_steps': give one")
         options["max_steps"] = options.pop("max_num_steps")
-    for name in ("step_size", "first_step", "max_steps", "max_step"):
+    for name in ("step_size", "first_step", "max_steps", "max_step", "max_order"):
         if name in options:
             options[name] = number(f"options[{name!r}]", options[name])
     if "min_step" in options:
         options["min_step"] = number("options['min_step']", options["min_step"], least=0.0)
     if options.get("min_step", 0.0) > options.get("max_step", inf):
         raise ValueError("options['min_step'] must not be above options['max_step']")
-    if "max_steps" in options:
-        if options["max_steps"] != int(options["max_steps"]):
-            raise ValueError(f"options['max_steps'] must be whole, got {options['max_steps']!r}")
-        options["max_steps"] = int(options["max_steps"])
+    for name in ("max_steps", "max_order"):
+        if name in options:
+            if options[name] != int(options[name]):
+                raise ValueError(f"options[{name!r}] must be whole, got {options[name]!r}")
+            options[name] = int(options[name])
 
 
 def _check_words(options: dict) -> None:

@@ -4,6 +4,7 @@ from math import inf
 
 from torch import Tensor
 
+from nodes_tutorial.ode.solvers.adams import EXPLICIT_ADAMS, check_multistep
 from nodes_tutorial.ode.solvers.callbacks import CALLBACKS, told_by, warn_of_silence
 from nodes_tutorial.ode.solvers.measure import ErrorNorm, OwnNorm, Tolerance
 from nodes_tutorial.ode.solvers.options import check_options
@@ -28,6 +29,7 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
     options = {} if options is None else check_options(options)
+    check_multistep(tableau, options, gradient)
     per_sample = options.pop("per_sample", False)
     controlled = options.pop("controlled", None)
     fixed = tableau.b_error is None or {"step_size", "grid_constructor"} & set(options)
@@ -94,12 +96,14 @@ def find_tableau(method) -> Tableau:
     """
     if method is None or (isinstance(method, str) and method in ALIASES):
         method = ALIASES[method]
+    if isinstance(method, str) and method == EXPLICIT_ADAMS.name:
+        return EXPLICIT_ADAMS
     if isinstance(method, str) and method in METHODS:
         tableau = METHODS[method]
     elif isinstance(method, Tableau):
         tableau = method
     else:
-        names = ", ".join(METHODS)
+        names = ", ".join([*METHODS, EXPLICIT_ADAMS.name])
         instead = ELSEWHERE.get(method) if isinstance(method, str) else None
         hint = f"; {instead}" if instead else ""
         raise ValueError(f"method must be one of {names}, or a Tableau; got {method!r}{hint}")

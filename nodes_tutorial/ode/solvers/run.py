@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nodes_tutorial.ode.solvers.adams import EXPLICIT_ADAMS, adams_steps
 from nodes_tutorial.ode.solvers.control import SolverError, rms
 from nodes_tutorial.ode.solvers.fixed import fixed_steps
 from nodes_tutorial.ode.solvers.gather import Gather, Wanted
@@ -35,6 +36,8 @@ def iterate(problem: Problem, settings: Settings) -> Iterator[Step]:
         raise ValueError(
             "options['compile'] with per_sample or fixed steps serves solves without a gradient"
         )
+    if settings.tableau is EXPLICIT_ADAMS:
+        return adams_steps(problem, settings)
     if is_fixed(settings):
         return fixed_steps(problem, settings)
     if settings.norm.per_sample:

@@ -49,6 +49,7 @@ class Settings:
     step_size: float | None = None
     first_step: float | None = None
     max_steps: int = 100_000
+    max_order: int | None = None  # of a multistep method, which uses one slope less
     compile: bool = False
     perturb: bool = False  # fixed steps look just behind their begin and just before their end
     adjoint_norm: str | Callable = "seminorm"

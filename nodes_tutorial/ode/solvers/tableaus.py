@@ -214,8 +214,8 @@ _GAUSS = ("radauIIA3", "gl4", "radauIIA5", "gl6")
 ELSEWHERE = {
     "scipy_solver": "call scipy.integrate.solve_ivp",
     **dict.fromkeys(
-        ("explicit_adams", "implicit_adams", "fixed_adams"),
-        "multistep methods are not offered; dopri5 with a tolerance is the neighbor",
+        ("implicit_adams", "fixed_adams"),
+        "the multistep method is explicit_adams; implicit methods are those of odeint_stiff",
     ),
     **dict.fromkeys(
         ("implicit_euler", "implicit_midpoint", "trapezoid", "sdirk2", "trbdf2", *_GAUSS),
