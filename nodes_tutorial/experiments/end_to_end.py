@@ -89,7 +89,7 @@ def execute(
     """
     data = handwriting()
     held, test = (
-        _on(run.device, episodes((part.images, part.labels), run, count, seed))
+        _on(run.device, episodes((part.images, part.labels), run.ways, run.shots, count, seed))
         for part, count, seed in (
             (data.validation, run.validation_tasks, VALIDATION_SEED),
             (data.test, run.test_tasks, TEST_SEED),

@@ -93,11 +93,12 @@ def flat(tasks: Tasks) -> Tasks:
     return tasks._replace(support_x=tasks.support_x.flatten(2), query_x=tasks.query_x.flatten(2))
 
 
-def episodes(part: tuple[Tensor, Tensor], run: Run, count: int, seed: int) -> Episodes:
+def episodes(part: tuple[Tensor, Tensor], ways: int, shots: int, count: int, seed: int) -> Episodes:
     """Draw tasks of twice as many classes; the second half gives the queries of unseen classes."""
     draw = torch.Generator().manual_seed(seed)
-    tasks = flat(sampler(part, run, 2 * run.ways, QUERIES).sample(count, draw))
-    first, seen = run.ways * run.shots, run.ways * QUERIES
+    source = TaskSampler(*part, ways=2 * ways, shots=shots, queries=QUERIES)
+    tasks = flat(source.sample(count, draw))
+    first, seen = ways * shots, ways * QUERIES
     return Episodes(
         tasks.support_x[:, :first],
         tasks.support_y[:, :first],
@@ -153,8 +154,8 @@ def execute(run: Run) -> list[dict[str, Any]]:
 
     check(run, {"row": ROWS}, ())
     parts = features(run.seed if run.encoder is None else run.encoder)
-    held = episodes(parts.validation, run, run.validation_tasks, VALIDATION_SEED)
-    test = episodes(parts.test, run, run.test_tasks, TEST_SEED)
+    held = episodes(parts.validation, run.ways, run.shots, run.validation_tasks, VALIDATION_SEED)
+    test = episodes(parts.test, run.ways, run.shots, run.test_tasks, TEST_SEED)
     clock = Clock()
     found: dict[str, tuple[float, Said, Predict, dict[str, Any]]] = {}
     for name, predict, got in ROWS[run.row](run, parts):

@@ -137,7 +137,8 @@ def unrolled_loss(
 
     Raises:
         TypeError: as for ``maml``.
-        ValueError: as for ``maml``.
+        ValueError: as for ``maml``; the function, where a module of second order normalizes by
+            ``torch.nn.functional.batch_norm``.
 
     Chapter: thm-maml-gradient
 
@@ -160,7 +161,8 @@ def unrolled_loss(
             end, _ = descent.descend_mapped(weights, [(sx, sy)], lr, graph=second)
             return descent.one(end, qx, qy)
 
-        return vmap(of_task)(*support, *query).mean()
+        with NoBatchNorm() if second else nullcontext():
+            return vmap(of_task)(*support, *query).mean()
 
     return mean_loss
 

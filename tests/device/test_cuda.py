@@ -14,7 +14,7 @@ pytestmark = [
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 DRAWS = (
     "matching", "probes", "bayesian network", "dropout", "goku", "roots of outputs", "autoencoder",
-    "rate", "bootstrap",
+    "rate", "bootstrap", "noise on the way", "gaussian heads", "cnf heads",
 )  # fmt: skip
 # they name the device themselves
 THERE_ALONE = ("draw with divergence", "grounding", "pictures", "sets", "maxima of sets")

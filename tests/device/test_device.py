@@ -296,6 +296,11 @@ def test_conditional_densities_stay_on_their_device(name, monkeypatch):
 
 
 # name: a module made on the host, inputs, what is computed, the answer to the host's questions
+def halves(support):
+    """Labels of tasks with two classes."""
+    return torch.arange(4, device=support.device).remainder(2).expand(3, 4)
+
+
 COMPUTED = {
     "matching": (
         lambda: TimeMLP(2, *SILU), [rows(6, 2)], lambda f, x: flow_matching_loss(f, x), None
@@ -475,7 +480,7 @@ COMPUTED = {
     "prototypes": (
         lambda: ProtoNet(Conv4(width=2), check=False),
         [rows(3, 4, 1, 28, 28), rows(3, 5, 1, 28, 28)],
-        lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, ways=2), None,
+        lambda f, s, q: f((s, halves(s)), q, ways=2), None,
     ),
     "linear head": (lambda: None, [rows(3, 2)], lambda f, p: linear_head(p)[1], None),
     "transfer": (
@@ -488,15 +493,15 @@ COMPUTED = {
     ),
     "hypermaml": (
         lambda: HyperMAML(support_rows(2, 3), 2, 2), [rows(3, 4, 2), rows(3, 5, 2)],
-        lambda f, s, q: f((s, s.new_zeros(3, 4, dtype=torch.long)), q, 0.5), None,
+        lambda f, s, q: f((s, halves(s)), q, 0.5), None,
     ),
     "gaussian heads": (
         lambda: BayesianHyperMAML(2), [rows(3, 4, 2)],
-        lambda f, s: f(s, s.new_zeros(3, 4, dtype=torch.long), 2).rsample_and_kl(5)[0], None,
+        lambda f, s: f(s, halves(s), 2).rsample_and_kl(5)[0], None,
     ),
     "cnf heads": (
         lambda: BayesianHyperMAML(2, "cnf", context=3, field=[4]), [rows(3, 4, 2)],
-        lambda f, s: f(s, s.new_zeros(3, 4, dtype=torch.long), 2).rsample_and_kl(5)[1], True,
+        lambda f, s: f(s, halves(s), 2).rsample_and_kl(5)[1], True,
     ),
     "averaged loss": (
         lambda: None, [rows(5, 3, 2)],
@@ -504,7 +509,7 @@ COMPUTED = {
     ),
     "gp heads": (
         lambda: DKT(), [rows(3, 4, 2), rows(3, 5, 2)],
-        lambda f, s, q: f(s, s.new_zeros(3, 4, dtype=torch.long), q, 2).mean, True,
+        lambda f, s, q: f(s, halves(s), q, 2).mean, True,
     ),
     "stein": (lambda: None, [rows(4, 2), rows(4, 2)], lambda f, p, s: svgd_direction(p, s), None),
     "chasers": (lambda: None, [rows(4, 2), rows(4, 2)], lambda f, p, s: chaser_loss(p, s), None),

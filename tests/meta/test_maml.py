@@ -561,6 +561,10 @@ def test_built_in_batch_norm_is_looped_and_refused_under_vmap():
     net_of = lambda **o: maml(net, batch, batch, steps=1, lr=0.1, **o)[0]  # noqa: E731
     with pytest.raises(ValueError, match="batch_norm, whose second derivatives are wrong"):
         net_of(order=2, batching="vmap")
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    mean_loss = unrolled_loss(net, steps=1, order=2, loss=cross_entropy)
+    with pytest.raises(ValueError, match="batch_norm, whose second derivatives are wrong"):
+        grad(mean_loss)(weights, 0.1, batch, batch)
     first, looped = net_of(order=1, batching="vmap"), net_of(order=1, batching="loop")
     assert max((first[n] - looped[n]).abs().max() for n in first) < 1e-12
     second = net_of(order=2)
