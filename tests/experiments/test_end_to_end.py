@@ -1,6 +1,7 @@
 """Whole networks for few-shot tasks: resumed, recorded, refused, and they learn."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,3 +115,24 @@ def test_command_writes_a_row_for_each_method(tmp_path):
 def test_runs_that_cannot_be_made(wrong, message):
     with pytest.raises(ValueError, match=message):
         Run(**wrong)
+
+
+def recorded(method, shots):
+    path = Path(__file__).parents[2] / "results" / "end_to_end.json"
+    rows = json.loads(path.read_text())["rows"]
+    mine = [r for r in rows if (r["method"], r["shots"], r["updates"]) == (method, shots, 2000)]
+    assert sorted(r["seed"] for r in mine) == [0, 1, 2]
+    assert len({(r["images_an_update"], *r["settings"]["rates"]) for r in mine}) == 1
+    mine = sorted(mine, key=lambda r: r["seed"])
+    return torch.tensor([r["accuracy"] for r in mine], dtype=torch.float64)
+
+
+@pytest.mark.claim("obs-bayesian-hypermaml-whole")
+def test_the_hypernetwork_is_behind():
+    for method, mean in (("prototypes", 0.043), ("transfer", 0.036)):
+        gap = recorded(method, 5) - recorded("hypermaml", 5)
+        assert gap.mean() == pytest.approx(mean, abs=6e-4) and gap.min() > 0.03
+        assert gap.mean() - 3 * gap.std() > 0  # null: 0
+    gaps = [recorded("maml", shots) - recorded("hypermaml", shots) for shots in (1, 5)]
+    gap = torch.cat(gaps)
+    assert gap.min() > 0.0185 and gap.max() < 0.0395

@@ -100,11 +100,11 @@ def test_unknown_row_is_named():
         meta.execute(meta.Run(row="magic"))
 
 
-def recorded(row, name, gamma=0.0):
-    """By seed, a number of the one-shot rows of the book's record."""
+def recorded(row, name, gamma=0.0, shots=1):
+    """By seed, a number of the rows of the book's record."""
     path = Path(__file__).parents[2] / "results" / "meta.json"
     rows = json.loads(path.read_text())["rows"]
-    mine = [r for r in rows if (r["row"], r["shots"], r["gamma"]) == (row, 1, gamma)]
+    mine = [r for r in rows if (r["row"], r["shots"], r["gamma"]) == (row, shots, gamma)]
     assert [r["seed"] for r in mine] == list(range(len(mine))) and len(mine) >= 3
     return torch.tensor([r[name] for r in mine], dtype=torch.float64)
 
@@ -139,3 +139,15 @@ def test_the_divergence_mends_calibration():
     assert lost.abs().max() < 0.02
     scaled = recorded("gaussian", "nll_scaled", 0.01) - recorded("gaussian", "nll_scaled")
     assert scaled.min() > 0.05
+
+
+@pytest.mark.claim("obs-bayesian-hypermaml-sweep")
+def test_a_weight_can_be_too_large():
+    none, small, large = (recorded("gaussian", "ece", gamma, 5) for gamma in (0.0, 0.001, 0.1))
+    assert small.max() < 0.015 and none.min() > 0.05 and large.min() > 0.25
+    assert (large - small).mean() - 3 * (large - small).std() > 0.1  # null: 0
+    assert (none - small).mean() - 3 * (none - small).std() > 0.01  # null: 0
+    accuracies = [recorded("gaussian", "accuracy", gamma, 5) for gamma in (0.001, 0.1)]
+    lost = accuracies[0] - accuracies[1]
+    assert lost.mean().item() == pytest.approx(0.037, abs=6e-4)
+    assert lost.mean() - 3 * lost.std() > 0.01  # null: 0

@@ -707,15 +707,16 @@ def test_default_losses():
 # --- the record ----------------------------------------------------------------------------------
 
 
-def recorded(ways):
+def recorded(ways, steps):
     path = Path(__file__).parents[2] / "results" / "maml.json"
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["ways"] == ways]
+    rows = json.loads(path.read_text())["rows"]
+    rows = [row for row in rows if (row["ways"], row["steps"]) == (ways, steps)]
     return sorted(rows, key=lambda row: row["seed"])
 
 
 @pytest.mark.claim("obs-maml-omniglot")
 def test_record_of_omniglot_says_what_the_chapter_says():
-    rows = recorded(5)
+    rows = recorded(5, 300)
     assert [row["seed"] for row in rows] == [0, 1, 2]
     assert (
         len({(r["parameters"], r["steps"], r["rate"], r["settings"]["tasks"]) for r in rows}) == 1
@@ -725,9 +726,22 @@ def test_record_of_omniglot_says_what_the_chapter_says():
     assert max(row["before"] for row in rows) < 0.25  # chance is 0.2
 
 
+@pytest.mark.claim("obs-maml-longer")
+def test_longer_record_says_what_the_chapter_says():
+    for ways, low, high, pixels in ((5, 0.922, 0.926, 0.5), (20, 0.817, 0.82, 0.304)):
+        rows = recorded(ways, 2000)
+        assert [row["seed"] for row in rows] == [0, 1, 2]
+        found = torch.tensor([row["together"] for row in rows], dtype=torch.float64)
+        assert low - 5e-4 < found.min() and found.max() < high + 5e-4
+        gap = found - torch.tensor([row["pixels"] for row in rows])
+        assert gap.mean() - 3 * gap.std() > 0.4  # null: 0
+        assert rows[0]["pixels"] == pytest.approx(pixels, abs=1e-3)
+        assert {row["settings"]["tasks"] for row in rows} == {16}
+
+
 @pytest.mark.claim("obs-maml-leak")
 def test_record_shows_that_queries_tell_of_each_other():
-    rows = recorded(5)
+    rows = recorded(5, 300)
     assert min(row["together"] - row["by_class"] for row in rows) > 0.3
     assert min(row["together"] - row["alone"] for row in rows) > 0.01
     assert max(row["together"] - row["alone"] for row in rows) < 0.06

@@ -161,4 +161,25 @@ GROUPED = {
             Column("by distance", "auroc_distance"),
         ),
     ),
+    "end_to_end": Grouped(
+        "end_to_end.json",
+        {"method": "method", "shots": "shots", "updates": "updates"},
+        (
+            Column("accuracy in %", "accuracy", 1, 100),
+            Column("NLL", "nll"),
+            Column("ECE", "ece"),
+            Column("NLL, scaled", "nll_scaled"),
+            Column("by entropy", "auroc_entropy"),
+        ),
+    ),
+    "maml": Grouped(
+        "maml.json",
+        {"ways": "ways", "shots": "shots", "updates": "steps"},
+        (
+            Column("accuracy in %", "together", 1, 100),
+            Column("each query alone", "alone", 1, 100),
+            Column("before the steps", "before", 1, 100),
+            Column("pixels", "pixels", 1, 100),
+        ),
+    ),
 }
