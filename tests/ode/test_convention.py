@@ -108,6 +108,8 @@ def test_another_name_for_the_number_of_steps():
 def test_steps_keep_their_limits():
     run = solve(turning, START, T, rtol=1e-4, options={"max_step": 0.05})
     assert run.step_sizes.abs().max() < 0.05 * (1 + 1e-6) and run.accepted >= 20
+    no_limit = solve(turning, START, T, rtol=1e-4, options={"max_step": math.inf, "min_step": 0})
+    assert torch.equal(no_limit.y, solve(turning, START, T, rtol=1e-4).y)
     short = solve(turning, START, T, rtol=1e-12, atol=1e-14)
     forced = solve(turning, START, T, rtol=1e-12, atol=1e-14, options={"min_step": 0.05})
     assert short.step_sizes.abs().min() < 0.02 and forced.rejected == 0

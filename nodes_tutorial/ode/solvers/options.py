@@ -48,6 +48,8 @@ def _check_numbers(options: dict) -> None:
         if "max_steps" in options:
             raise ValueError("options['max_num_steps'] is another name of 'max_steps': give one")
         options["max_steps"] = options.pop("max_num_steps")
+    if isinstance(options.get("max_step"), Real) and options["max_step"] == inf:
+        del options["max_step"]  # no limit, as by default
     for name in ("step_size", "first_step", "max_steps", "max_step", "max_order"):
         if name in options:
             options[name] = number(f"options[{name!r}]", options[name])
