@@ -75,9 +75,8 @@ def convolutions(width: int = 32) -> tuple[nn.Module, Tasks]:
 class Problem:
     """A network, its tasks and the step size; the loss is that of the targets."""
 
-    def __init__(self, net: nn.Module, tasks: Tasks, lr: float, device: str = "cpu") -> None:
-        tasks = Tasks(*(part.to(device) for part in tasks))
-        self.net, self.tasks, self.lr = net.to(device), tasks, lr
+    def __init__(self, net: nn.Module, tasks: Tasks, lr: float) -> None:
+        self.net, self.tasks, self.lr = net, tasks, lr
         self.loss = mse_loss if tasks.query_y.is_floating_point() else cross_entropy
         wide = [part.double() if part.is_floating_point() else part for part in tasks]
         net.double()
@@ -93,7 +92,7 @@ class Problem:
 
     def literal(self) -> list[Tensor]:
         weights = dict(self.net.named_parameters())
-        total = self.tasks.query_x.new_zeros(())
+        total = torch.zeros(())
         for sx, sy, qx, qy in zip(*self.tasks, strict=True):
             own = weights
             for _ in range(STEPS):
