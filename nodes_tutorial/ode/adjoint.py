@@ -120,7 +120,7 @@ class Checkpoint(Function):
     @staticmethod
     def forward(ctx, problem: Problem, settings: Settings, y0: Tensor, *parameters: Tensor):
         ctx.problem, ctx.tableau = problem, settings.tableau
-        problem.y0 = y0.detach()
+        problem.y0, problem.graph = y0.detach(), False
         alike = replace(settings, term_by_term=True)
         ctx.recall = Recall(problem, parameters, problem.outputs[0], y0)
         y, kept = run(problem, alike, lambda step, wanted: (step.without_slopes(), wanted))
@@ -139,21 +139,20 @@ class Checkpoint(Function):
         states, parameters = [y0, *rest[: count - 1], y1], rest[count - 1 :]
         answered = {i for _, wanted in ctx.kept for part in wanted for i in part.indices}
         cotangents = grad[1:]
-        a = sum((g for i, g in enumerate(cotangents) if i not in answered), torch.zeros_like(y1))
+        a = cotangents[len(answered) :].sum(0)  # outputs at the end are none of a step's
         totals = [torch.zeros_like(p) for p in parameters]
         products = _Products(parameters, ctx.recall)
-        drift = torch.zeros((), dtype=y1.dtype, device=y1.device)
+        changes = []
         ctx.field = ctx.problem.sides(ctx.problem.evaluator())
         with ctx.recall.as_it_was(), ctx.problem.arithmetic():
             for i in reversed(range(count)):
                 step, wanted = ctx.kept[i]
                 rebuilt, outputs, cotangent = _rebuild(ctx, step, wanted, states[i], a, cotangents)
-                change = relative_change(rebuilt.y1.detach(), states[i + 1])
-                drift = torch.maximum(drift, change)
+                changes.append(relative_change(rebuilt.y1, states[i + 1]))
                 a, *parts = products(outputs, rebuilt.y0, cotangent)
                 if totals:
                     torch._foreach_add_(totals, parts)
-        ctx.recall.confirm(drift, products.used)
+        ctx.recall.confirm(torch.stack(changes).amax(), products.used)
         return None, None, a + grad[0], *totals
 
 
@@ -198,7 +197,7 @@ class Adjoint(Function):
     @staticmethod
     def forward(ctx, problem: Problem, settings: Settings, y0: Tensor, *parameters: Tensor):
         ctx.problem, ctx.settings = problem, settings
-        problem.y0 = y0.detach()
+        problem.y0, problem.graph = y0.detach(), False
         y = integrate(problem, settings)
         ctx.recall = Recall(problem, parameters, problem.outputs[-1], y[-1])
         ctx.save_for_backward(y, *parameters)
@@ -216,14 +215,14 @@ class Adjoint(Function):
         field = problem.evaluator()
 
         def augmented(t: Tensor, state: Tensor) -> Tensor:
-            z, a, *_ = state.split(sizes)
+            z, a, *_ = state.split_with_sizes(sizes)
             with torch.enable_grad():
-                z = z.view(shape).detach().requires_grad_()
+                z = z.view(shape).requires_grad_()
                 slope = field(t, z)
                 pulled = products([slope], z, [-a.view(shape)])
             if not first_slopes:
                 first_slopes.append(slope.detach())
-            return torch.cat([part.detach().reshape(-1) for part in (slope, *pulled)])
+            return torch.cat([part.reshape(-1) for part in (slope, *pulled)])
 
         settings = settings.backward or settings
         parts = parts_of(problem, parameters, shape)

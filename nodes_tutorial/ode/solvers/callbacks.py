@@ -8,13 +8,10 @@ from torch import Tensor
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 
-def silent(name: str, t: float, y: Tensor, h: float) -> None:
-    """Tell nobody about a step."""
+Tell = Callable[[str, float, Tensor, float], None]
 
 
-def told_by(
-    func: Callable, shown: Callable, like: Tensor, suffix: str = ""
-) -> Callable[[str, float, Tensor, float], None]:
+def told_by(func: Callable, shown: Callable, like: Tensor, suffix: str = "") -> Tell | None:
     """What the loops call at a step, behind an accepted one and instead of a rejected one.
 
     Args:
@@ -24,12 +21,13 @@ def told_by(
         suffix: what stands behind the names.
 
     Returns:
-        A function of the name without ``callback_``, the time, the state and the step. The user
-        gets the length of the step, which is positive also backwards in time.
+        A function of the name without ``callback_``, the time, the state and the step, or None
+        where the field has none. The user gets the length of the step, which is positive also
+        backwards in time.
     """
     own = {name: getattr(func, name + suffix, None) for name in CALLBACKS}
     if not any(own.values()):
-        return silent
+        return None
 
     def tell(name: str, t: float, y: Tensor, h: float) -> None:
         call = own[f"callback_{name}"]

@@ -88,7 +88,8 @@ def _advance(
     def body(tries, *values):
         now = Carry(*values)
         stages = StageList(settings.tableau, now.slope)
-        return tries + 1.0, *attempt(_checked(field), stages, now, span, settings)[0]
+        t = span.time(now.left)
+        return tries + 1.0, *attempt(_checked(field), stages, now, t, span, settings)[0]
 
     tries, *values = torch._higher_order_ops.while_loop(going, body, (tries, *carry))
     return tries, Carry(*values)

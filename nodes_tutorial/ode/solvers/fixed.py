@@ -61,7 +61,7 @@ def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
     rows = stage_rows(problem, settings, grid)
     slope = problem.first_slope(rows[0][0] if settings.perturb else None)
     stages = slope_store(problem, settings, slope)
-    field = problem.evaluator()
+    field, tell = problem.evaluator(), problem.tell
     first = True
     for row, (t, t_next) in zip(rows, pairwise(grid), strict=True):
         if first:
@@ -70,7 +70,9 @@ def fixed_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
             stages.roll()
         else:
             stages.put(0, field(row[0], y))
-        problem.tell("step", t, y, t_next - t)
-        y1 = rk_step(field, row, y, t_next - t, stages)
-        yield Step(t, t_next, t_next - t, y, y1, stages)
+        h = t_next - t
+        if tell:
+            tell("step", t, y, h)
+        y1 = rk_step(field, row, y, h, stages)
+        yield Step(t, t_next, h, y, y1, stages)
         y = y1

@@ -1,13 +1,14 @@
 """Outputs of a solve, picked from its steps as they pass."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.problem import Problem
+from nodes_tutorial.ode.solvers.problem import Field, Problem
 from nodes_tutorial.ode.solvers.step import Step
 
 
@@ -31,6 +32,11 @@ class Gather:
         self.rows: list[Tensor] = [problem.y0] * len(times) if problem.per_sample else []
         self.final = problem.y0
 
+    @cached_property
+    def field(self) -> Field:
+        """The field, for slopes that only the dense output needs."""
+        return self.problem.evaluator()
+
     def add(self, step: Step) -> list[Wanted]:
         """Take the outputs that lie in a step, and return which they were."""
         self.final = step.y1
@@ -41,7 +47,7 @@ class Gather:
             if part.theta is None:
                 self.rows += [step.y1] * len(part.indices)
                 continue
-            states = step.interpolate(self.problem.evaluator(), part.theta)
+            states = step.interpolate(self.field, part.theta)
             if part.mask is None:
                 self.rows.extend(states)
                 continue

@@ -80,6 +80,7 @@ def adaptive_steps(
     tolerance = settings.tolerance
     atol = tolerance.absolute(y)
     at_begin, field = problem.sides(problem.evaluator())
+    tell = problem.tell
     stages = slope_store(problem, settings, slope)
     trial = trial or eager_trial(field, settings, problem.graph)
     abs_y = y.detach().abs()
@@ -96,20 +97,23 @@ def adaptive_steps(
     rejected = 0  # attempts since the last accepted step
     first_slope_valid = True
     for _ in range(settings.max_steps):
-        h = limits.within(h)
+        if not limits.least <= abs(h) <= limits.most:
+            h = limits.nearest(h)
         h_wanted = h
         # Stretch or cut a step to end exactly at the stop; no tiny step is left over.
-        hits_stop = (t + limits.stretched(h, STRETCH) - stops[0]) * direction > 0.0
+        hits_stop = (t + STRETCH * h - stops[0]) * direction > 0.0 and limits.allow(stops[0] - t)
         t_next = stops[0] if hits_stop else t + h
         h = t_next - t
         if not first_slope_valid:
             stages.put(0, at_begin(stage_times(t, h, (0.0,), y)[0], y))
             first_slope_valid = True
-        problem.tell("step", t, y, h)
+        if tell:
+            tell("step", t, y, h)
         y1, abs_y1, ratio = trial(stages, t, h, y, abs_y, atol)
         factor = step_factor(ratio, previous_ratio, tableau.error_order)
         if ratio <= 1.0 or limits.forces(h_wanted, ratio):
-            problem.tell("accept_step", t, y, h)
+            if tell:
+                tell("accept_step", t, y, h)
             yield Step(t, t_next, h, y, y1, stages, rejected)
             if hits_stop and len(stops) == 1:
                 return
@@ -126,7 +130,8 @@ def adaptive_steps(
                 stops = stops[1:]
             rejected = 0
         else:
-            problem.tell("reject_step", t, y, h)
+            if tell:
+                tell("reject_step", t, y, h)
             h *= factor  # the first slope still serves: neither t nor y has moved
             rejected += 1
             if abs(h) < smallest:

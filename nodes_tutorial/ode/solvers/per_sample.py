@@ -100,9 +100,9 @@ def begin(
 
 
 def attempt(
-    field: Field, stages: Stages, carry: Carry, span: Span, settings: Settings
+    field: Field, stages: Stages, carry: Carry, t: Tensor, span: Span, settings: Settings
 ) -> tuple[Carry, Tensor]:
-    """Try one step; samples whose error is too large stay where they are and shorten theirs.
+    """Try one step from t; samples whose error is too large stay where they are and shorten theirs.
 
     Returns:
         The new carry, and which steps were accepted. A sample that has arrived takes steps of
@@ -110,7 +110,7 @@ def attempt(
     """
     tableau, y = settings.tableau, carry.y
     step = torch.minimum(carry.step, carry.left)
-    times = torch.addcmul(span.time(carry.left), span.nodes, step).to(y.dtype).unbind()
+    times = torch.addcmul(t, span.nodes, step).to(y.dtype).unbind()
     y1 = rk_step(field, times, y, carry.h, stages)
     with torch.no_grad():
         size = torch.maximum(y.abs(), y1.abs())
@@ -148,11 +148,12 @@ def per_sample_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
     carry, span = begin(field, y, slope, ends, 1.0 if t1 > t0 else -1.0, settings)
     smallest = RESOLUTION * max(abs(t0), abs(t1))
     stages = slope_store(problem, settings, slope, own_steps=True)
+    t = span.time(carry.left)
     for attempts in range(1, settings.max_steps + 1):
-        before = carry
-        carry, accept = attempt(field, stages, before, span, settings)
-        times = span.time(before.left), span.time(carry.left)
-        yield Step(*times, before.h, before.y, carry.y, stages, accept=accept)
+        before, start = carry, t
+        carry, accept = attempt(field, stages, before, start, span, settings)
+        t = span.time(carry.left)
+        yield Step(start, t, before.h, before.y, carry.y, stages, accept=accept)
         stages.put(0, carry.slope)
         if not carry.left.any().item():
             return

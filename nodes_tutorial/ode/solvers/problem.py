@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from nodes_tutorial.ode.solvers.callbacks import silent
+from nodes_tutorial.ode.solvers.callbacks import Tell
 
 State = Tensor | tuple[Tensor, ...]
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +45,7 @@ class Problem:
         jumps: those of them at which the field is discontinuous in time.
         stops_back: stops of the adjoint equation.
         jumps_back: jumps of the adjoint equation.
-        tell: what is told of the steps.
+        tell: what is told of the steps, if anything is.
         graph: whether the steps must be differentiable. The first slope tells; a later one that
             carries a graph where no other did raises :class:`Again`.
         copies: whether slopes are copied, because the field writes them all into one tensor.
@@ -76,7 +76,7 @@ class Problem:
         self.jumps: tuple[float, ...] = ()
         self.stops_back: tuple[float, ...] = ()
         self.jumps_back: tuple[float, ...] = ()
-        self.tell: Callable[[str, float, Tensor, float], None] = silent
+        self.tell: Tell | None = None
         if self.y0.is_inference() and not torch.is_inference_mode_enabled():
             self.y0 = self.y0.clone()  # an ordinary tensor again
         self.call = self._joined if self.joined else func

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Recall:
 
     def __init__(self, problem: Problem, parameters: Sequence[Tensor], t: float, y: Tensor):
         self.known = {id(p): p for p in parameters}
-        self.nodes = {p.grad_fn for p in parameters if p.grad_fn is not None}
+        self.ends = {p.grad_fn for p in parameters if p.grad_fn is not None}
         self.places = [
             (store, name, tensor)
             for module in modules_behind(problem.func)
@@ -49,22 +50,22 @@ class Recall:
             z = leaf.clone()  # as in a step, where the state is not a leaf
             time = problem.field_time(time)
             slope = field(time, z)
-            self.strangers = self._strangers([slope], leaf)
+            nodes, leaves = behind([slope], self.ends)
+            self.strangers = self._strangers(leaves, leaf)
             if self.strangers:  # tensors that the field makes anew in each evaluation are no fault
                 self.look_for_strangers([field(time, z)], leaf)
         self.slope = slope.detach().clone()
-        leaves, nodes = behind([slope], self.known, self.nodes)
-        self.used = [id(p) in leaves or p.grad_fn in nodes for p in parameters]
+        used = {id(x) for x in leaves.values()}
+        self.used = [id(p) in used or p.grad_fn in nodes for p in parameters]
 
-    def _strangers(self, outputs: Sequence[Tensor], y: Tensor) -> dict[int, Tensor]:
-        leaves, _ = behind(outputs, self.known, self.nodes)
-        return {
-            key: leaf for key, leaf in leaves.items() if key not in self.known and leaf is not y
-        }
+    def _strangers(self, leaves: dict[Any, Tensor], y: Tensor) -> dict[int, Tensor]:
+        """The leaves that are neither parameters nor y; a later search ends at the parameters."""
+        self.ends.update(node for node, x in leaves.items() if id(x) in self.known)
+        return {id(x): x for x in leaves.values() if id(x) not in self.known and x is not y}
 
     def look_for_strangers(self, outputs: Sequence[Tensor], y: Tensor) -> None:
         """Raise if a tensor without a gradient was used in two evaluations."""
-        found = self._strangers(outputs, y)
+        found = self._strangers(behind(outputs, self.ends)[1], y)
         twice = [leaf for key, leaf in found.items() if key in self.strangers]
         self.strangers = found
         if twice:
@@ -109,28 +110,30 @@ def relative_change(x: Tensor, before: Tensor) -> Tensor:
     """Largest difference of two states, absolute where they are small, relative where large."""
     if x.numel() == 0:
         return x.new_zeros(())
-    return ((x - before).abs() / (1 + before.abs())).amax()
+    return (x - before).abs_().div_(before.abs().add_(1)).amax()
 
 
-def behind(
-    outputs: Sequence[Tensor], known: dict[int, Tensor], stop: set
-) -> tuple[dict[int, Tensor], set]:
-    """Leaves and nodes of the graph behind some tensors, not searched beyond what is known."""
-    waiting = [output.grad_fn for output in outputs]
-    seen: set = {None}
-    leaves: dict[int, Tensor] = {}
+def behind(outputs: Sequence[Tensor], ends: set) -> tuple[set, dict[Any, Tensor]]:
+    """Nodes of the graph behind some tensors, and the leaves; nothing is searched behind ``ends``.
+
+    Returns:
+        The nodes that were reached, and those of them that gather the gradient of a leaf, with it.
+    """
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    reached: set = set()
+    leaves: dict[Any, Tensor] = {}
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node in reached:
             continue
-        seen.add(node)
-        if node in stop:
+        reached.add(node)
+        if node in ends:
             continue
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            leaves[id(leaf)] = leaf
-        waiting.extend([parent for parent, _ in node.next_functions])
-    return leaves, seen - {None}
+        parents = node.next_functions
+        if not parents and hasattr(node, "variable"):
+            leaves[node] = node.variable
+        waiting += [parent for parent, _ in parents if parent is not None]
+    return reached, leaves
 
 
 def modules_behind(func: object, depth: int = 3) -> Iterator[nn.Module]:

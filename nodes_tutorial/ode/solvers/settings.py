@@ -22,15 +22,13 @@ class Limits:
     least: float = 0.0
     most: float = inf
 
-    def within(self, h: float) -> float:
+    def nearest(self, h: float) -> float:
         """A step with its length brought between the limits."""
-        size = min(max(abs(h), self.least), self.most)
-        return h if size == abs(h) else copysign(size, h)
+        return copysign(min(max(abs(h), self.least), self.most), h)
 
-    def stretched(self, h: float, factor: float) -> float:
-        """A step made longer by a factor, or up to the limit."""
-        size = min(factor * abs(h), self.most * (1 + ROUNDING))
-        return copysign(size, h)
+    def allow(self, h: float) -> bool:
+        """Whether a step is not longer than the limit."""
+        return abs(h) <= self.most * (1 + ROUNDING)
 
     def forces(self, h: float, ratio: float) -> bool:
         """Whether a step must be taken although its error is too large."""
