@@ -126,7 +126,7 @@ class Problem:
         """The field at the start; whether its value carries a graph decides for the solve."""
         before, self.graph = self.graph, True
         if start is None:
-            start = torch.tensor(self.outputs[0], dtype=torch.float64, device=self.y0.device)
+            start = torch.scalar_tensor(self.outputs[0], dtype=self.y0.dtype, device=self.y0.device)
         slope = self.evaluator()(self.field_time(start), self.y0)
         self.graph = before or (torch.is_grad_enabled() and slope.requires_grad)
         return slope.clone()

@@ -43,10 +43,10 @@ class Recall:
             for name, tensor in store.items()
         ]
         self.strangers: dict[int, Tensor] = {}
-        time = torch.tensor(t, dtype=torch.float64, device=y.device)
+        time = torch.scalar_tensor(t, dtype=y.dtype, device=y.device)
         field = problem.evaluator()  # made where no graph is watched for
         with torch.enable_grad():
-            leaf = y.detach().clone().requires_grad_()
+            leaf = y.detach().requires_grad_()
             z = leaf.clone()  # as in a step, where the state is not a leaf
             time = problem.field_time(time)
             slope = field(time, z)
