@@ -130,8 +130,9 @@ def behind(outputs: Sequence[Tensor], ends: set) -> tuple[set, dict[Any, Tensor]
         if node in ends:
             continue
         parents = node.next_functions
-        if not parents and hasattr(node, "variable"):
-            leaves[node] = node.variable
+        leaf = None if parents else getattr(node, "variable", None)
+        if leaf is not None:
+            leaves[node] = leaf
         waiting += [parent for parent, _ in parents if parent is not None]
     return reached, leaves
 
