@@ -182,7 +182,8 @@ def adams_steps(problem: Problem, settings: Settings) -> Iterator[Step]:
         if watch and slope.data_ptr() in [other.data_ptr() for other in kept]:
             raise ReusedSlope
         kept = (slope, *kept[: most - 1])
-        problem.tell("step", t, y, h)
+        if problem.tell:
+            problem.tell("step", t, y, h)
         if len(kept) < FEWEST_SLOPES:
             if i > 0:
                 stages.put(0, slope)
