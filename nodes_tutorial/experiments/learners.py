@@ -102,11 +102,12 @@ class Prototypes(Learner):
 
     def __init__(self, run: Run, train: Characters) -> None:
         super().__init__(run, train)
-        self.module = ProtoNet(self.encoder("running"), check=False).to(run.device)
+        self.net = ProtoNet(self.encoder("running"), check=False)
+        self.module = self.net.to(run.device)
 
     def loss(self, generator: torch.Generator, done: float) -> Tensor:
         tasks = self.draw(generator)
-        return self.module.loss(tasks.support, tasks.query, self.ways)
+        return self.net.loss(tasks.support, tasks.query, self.ways)
 
     def predictors(self) -> Predictors:
         def answer(x: Tensor, y: Tensor, q: Tensor) -> Tensor:
@@ -185,10 +186,9 @@ class Transfer(Learner):
 
     def __init__(self, run: Run, train: Characters) -> None:
         super().__init__(run, train)
-        encoder = self.encoder("running")
-        self.module = Baseline(
-            encoder, encoder.features, self.classes, generator=self.generator
-        ).to(run.device)
+        self.features = self.encoder("running")
+        width, own = self.features.features, self.generator
+        self.module = Baseline(self.features, width, self.classes, generator=own).to(run.device)
 
     def loss(self, generator: torch.Generator, done: float) -> Tensor:
         run, device = self.run, self.run.device
@@ -199,7 +199,7 @@ class Transfer(Learner):
         return cross_entropy(self.module(torch.cat(images)), torch.cat(labels))
 
     def predictors(self) -> Predictors:
-        encoder = self.module.encoder
+        encoder = self.features
         few = self.images[:: max(1, len(self.images) // FEW)]
         length = embed(encoder, few).square().mean().sqrt()
 
