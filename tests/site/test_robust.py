@@ -12,48 +12,6 @@ RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
 PENDING: dict[str, set[str]] = {
-    "ode/gradient_modes": {
-        "avx2",
-        "mkl",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/augmented": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/coupled": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-    "ode/events": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
     "generalization/implicit_regularization": {"seeds+2000", "seeds+3000"},
     "meta/hypermaml": {
         "avx2",
