@@ -11,20 +11,7 @@ from tools.robust import record
 RECORD = record.load()
 CHAPTERS = chapters()
 SPREADS = 3.0  # between the mean of what a finding measures and its bound
-PENDING: dict[str, set[str]] = {
-    "generalization/implicit_regularization": {"seeds+2000", "seeds+3000"},
-    "meta/hypermaml": {
-        "avx2",
-        "base",
-        "mkl",
-        "plain",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-        "threads2",
-    },
-}
+PENDING: dict[str, set[str]] = {}
 WITHOUT_SPREADS: set[str] = set()
 
 
