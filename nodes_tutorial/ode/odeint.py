@@ -31,11 +31,8 @@ def odeint(
 ) -> Any:
     r"""Solve :math:`\dot y = f(t, y),\; y(t_0) = y_0` and return y at the times t.
 
-    The calling convention is torchdiffeq's. What differs: ``rk4`` is the classical rule, and not
-    the 3/8 rule; a fixed grid ends its steps at the output times; a tuple is measured by one root
-    mean square over all its entries, and not by the largest of its parts; implicit methods
-    (``odeint_stiff`` has some) and the options ``safety``, ``ifactor`` and ``dfactor`` of another
-    controller are refused.
+    The calling convention is torchdiffeq's; the table beside this reference says what differs. So
+    ``rk4`` is the classical rule, and a tuple is measured by one root mean square over its entries.
 
     The field gets t and y in the dtype of ``y0`` on its device, so the weights of a module must
     have the same: ``net.double()`` for a ``y0`` in float64. The solver keeps time in float64.
@@ -86,9 +83,8 @@ def odeint(
               Default: ``"seminorm"``.
 
             A field with functions ``callback_step(t, y, h)``, ``callback_accept_step`` and
-            ``callback_reject_step``, or these names with ``_adjoint`` behind for the way back, is
-            told of the steps of a common solve; h is their length. On the way back y is the tuple
-            (0, y, a, and the gradients).
+            ``callback_reject_step`` is told of the steps of a common solve; on the way back those
+            with ``_adjoint`` behind get for y the tuple (0, y, a, and the gradients).
         event_fn: with it :func:`odeint_event` solves from ``t[0]`` in the direction of ``t[1]``
             until this function is zero, and its two results are returned.
         gradient: ``"direct"`` backpropagates through the steps; ``"checkpoint"`` gives the same
