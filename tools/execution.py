@@ -29,18 +29,17 @@ def cell_timeout() -> int:
 def run(path: Path, timeout: int) -> tuple[nbformat.NotebookNode, list[dict[str, Any]]]:
     """The notebook with its outputs, and what failed in it.
 
-    Cells after a failed one run too. A failure has the number of the code cell, from 1, the
-    `check` that failed, the `error`, and in `got` what was compared.
+    Cells after a failed one run too. No tag of a cell excuses it. A failure has the number of the
+    code cell, from 1, the `check` that failed, the `error`, and in `got` what was compared.
     """
     notebook = nbformat.read(path, as_version=4)
     failures: list[dict[str, Any]] = []
 
     async def failed(cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
-        if "raises-exception" not in cell.metadata.get("tags", []):
-            content = execute_reply["content"]
-            error = f"{content['ename']}: {content['evalue']}".split("\n")[0]
-            number = sum(c.cell_type == "code" for c in notebook.cells[: cell_index + 1])
-            failures.append({"cell": number, "error": error, **await _asked(client)})
+        content = execute_reply["content"]
+        error = f"{content['ename']}: {content['evalue']}".split("\n")[0]
+        number = sum(c.cell_type == "code" for c in notebook.cells[: cell_index + 1])
+        failures.append({"cell": number, "error": error, **await _asked(client)})
 
     client = NotebookClient(notebook, timeout=timeout, allow_errors=True, on_cell_error=failed)
     try:

@@ -48,7 +48,15 @@ def test_failures_say_what_was_checked_and_what_it_got(ran):
     assert lines[2].startswith("code cell 4: assert all(")
     assert "got names = [1, 2]" in lines[2]
     assert lines[3] == "code cell 5: missing + 1: NameError: name 'missing' is not defined"
-    assert len(lines) == 4, "an error that the cell announces is none"
+    assert lines[4] == "code cell 6: 1 / 0: ZeroDivisionError: division by zero"
+    assert len(lines) == 5, "no tag of a cell excuses its error"
+
+
+def test_no_notebook_announces_an_error():
+    """Other tools that execute notebooks let a cell with this tag fail."""
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert "raises-exception" not in cell.metadata.get("tags", []), path
 
 
 def test_endless_cell_is_told(tmp_path):
