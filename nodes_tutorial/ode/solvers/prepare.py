@@ -29,7 +29,8 @@ def prepare(func, y0, t, method, rtol, atol, options, gradient) -> tuple[Problem
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
     options = {} if options is None else check_options(options)
-    check_multistep(tableau, options, gradient)
+    if tableau is EXPLICIT_ADAMS or "max_order" in options:
+        check_multistep(tableau, options, gradient)
     per_sample = options.pop("per_sample", False)
     controlled = options.pop("controlled", None)
     fixed = tableau.b_error is None or {"step_size", "grid_constructor"} & set(options)
@@ -94,15 +95,14 @@ def find_tableau(method) -> Tableau:
     Raises:
         ValueError: unknown name, or a tableau without the order that it states.
     """
-    if method is None or (isinstance(method, str) and method in ALIASES):
-        method = ALIASES[method]
-    if isinstance(method, str) and method == EXPLICIT_ADAMS.name:
-        return EXPLICIT_ADAMS
-    if isinstance(method, str) and method in METHODS:
-        tableau = METHODS[method]
-    elif isinstance(method, Tableau):
-        tableau = method
+    if method is None or isinstance(method, str):
+        name = str(ALIASES.get(method, method))
+        if name == EXPLICIT_ADAMS.name:
+            return EXPLICIT_ADAMS
+        tableau = METHODS.get(name)
     else:
+        tableau = method if isinstance(method, Tableau) else None
+    if tableau is None:
         names = ", ".join([*METHODS, EXPLICIT_ADAMS.name])
         instead = ELSEWHERE.get(method) if isinstance(method, str) else None
         hint = f"; {instead}" if instead else ""

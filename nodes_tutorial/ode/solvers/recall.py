@@ -120,20 +120,20 @@ def behind(outputs: Sequence[Tensor], ends: set) -> tuple[set, dict[Any, Tensor]
         The nodes that were reached, and those of them that gather the gradient of a leaf, with it.
     """
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    reached: set = set()
+    reached = set(waiting)
     leaves: dict[Any, Tensor] = {}
     while waiting:
         node = waiting.pop()
-        if node in reached:
-            continue
-        reached.add(node)
         if node in ends:
             continue
         parents = node.next_functions
         leaf = None if parents else getattr(node, "variable", None)
         if leaf is not None:
             leaves[node] = leaf
-        waiting += [parent for parent, _ in parents if parent is not None]
+        for parent, _ in parents:
+            if parent is not None and parent not in reached:
+                reached.add(parent)
+                waiting.append(parent)
     return reached, leaves
 
 
