@@ -17,7 +17,7 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 
 def pad(x: Float[Tensor, "*batch dim"], dims: int) -> Float[Tensor, "*batch augmented"]:
-    """Append ``dims`` zeros to each point.
+    r"""Append ``dims`` zeros to each point.
 
     Args:
         x: points, shape (\*batch, d).

@@ -188,7 +188,7 @@ def cardiovascular(
 
 
 def cardiovascular_signals(z: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
-    """The three measured signals of states of the circulation.
+    r"""The three measured signals of states of the circulation.
 
     They are arterial pressure in units of 100 mmHg, venous pressure in units of 10 mmHg, and heart
     rate in Hz.
