@@ -8,7 +8,8 @@ coupling: ``coupling``, ``autoregressive``, ``made``, ``linear``, ``glow``, ``im
 continuous: ``continuous``, ``field``
 ffjord: ``trace``, ``regularize``
 conditional: ``conditional``, ``spline``, ``weights``
-matching: ``matching``, ``transport``, ``diffusion``
+matching: ``matching``, ``transport``
+diffusion: ``diffusion``
 """
 
 from nodes_tutorial.flows.actnorm import ActNorm, data_init

@@ -35,7 +35,7 @@ def score_from_velocity(
         TypeError: ``velocity`` or ``x`` is not a floating-point tensor, or their dtypes differ.
         ValueError: a number t outside [0, 1), or shapes that differ.
 
-    Chapter: prop-matching-score
+    Chapter: prop-diffusion-score
 
     References: Song et al. (2021); Albergo, Boffi and Vanden-Eijnden (2023).
 
@@ -89,7 +89,7 @@ def stochastic_push(
             floating-point tensor.
         ValueError: ``steps`` below 1, ``noise`` negative or infinite.
 
-    Chapter: thm-matching-noise
+    Chapter: thm-diffusion-noise
 
     References: Albergo, Boffi and Vanden-Eijnden (2023), section 2.3.
 

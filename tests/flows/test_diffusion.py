@@ -27,7 +27,7 @@ def log_density(x, t):
     return (WEIGHTS.log() - distance / (2 * a) - (math.tau * a).log()).logsumexp(-1)
 
 
-@pytest.mark.claim("prop-matching-score")
+@pytest.mark.claim("prop-diffusion-score")
 @pytest.mark.parametrize("t", [0.0, 0.2, 0.7, 0.99])
 def test_score_is_the_slope_of_the_log_density(t):
     x = torch.randn(50, 2, generator=rng(), dtype=F64).requires_grad_()
@@ -40,7 +40,7 @@ def test_score_is_the_slope_of_the_log_density(t):
         assert (other - slope).abs().max() > 0.1
 
 
-@pytest.mark.claim("prop-matching-score")
+@pytest.mark.claim("prop-diffusion-score")
 def test_score_is_the_mean_noise_behind_a_place():
     """By counting: pairs of a finite law of data and many draws of noise that meet near a place."""
     t, place = 0.6, torch.tensor([0.4, -0.3], dtype=F64)
@@ -63,7 +63,7 @@ def test_losses_are_the_same_regression():
     torch.testing.assert_close(by_score, (guess - (x1 - x0)).square())
 
 
-@pytest.mark.claim("thm-matching-noise")
+@pytest.mark.claim("thm-diffusion-noise")
 @pytest.mark.parametrize("noise", [0.0, 0.5, 4.0])
 def test_affine_fields_keep_the_law_exactly(noise):
     """From N(0, 1) to N(1, 4) the mean and variance of the equation solve two linear equations.
@@ -88,7 +88,7 @@ def test_affine_fields_keep_the_law_exactly(noise):
     assert abs(mean - 1) < 1e-5 and abs(variance - 4) < 1e-4
 
 
-@pytest.mark.claim("thm-matching-noise")
+@pytest.mark.claim("thm-diffusion-noise")
 @pytest.mark.parametrize("noise", [0.0, 2.0, 10.0])
 def test_noise_does_not_change_where_the_points_arrive(noise, measured):
     x0 = torch.randn(40_000, 2, generator=rng(7), dtype=F64)
@@ -112,7 +112,7 @@ def derivatives(log_density, x, t):
     return time, gradient, second.diagonal(dim1=1, dim2=2).sum(-1)
 
 
-@pytest.mark.claim("thm-matching-noise")
+@pytest.mark.claim("thm-diffusion-noise")
 @pytest.mark.parametrize("noise", [0.0, 0.7, 5.0])
 @pytest.mark.parametrize("time", [0.1, 0.6, 0.95])
 def test_walkers_obey_the_equation_of_the_noise(noise, time, measured):
@@ -133,7 +133,7 @@ def test_walkers_obey_the_equation_of_the_noise(noise, time, measured):
         assert (rate + flux - noise / 2 * laplacian).abs().max() > 1e-3
 
 
-@pytest.mark.claim("cor-matching-diffusion")
+@pytest.mark.claim("cor-diffusion-behind")
 @pytest.mark.parametrize("s", [0.1, 0.5, 0.9])
 def test_diffusion_behind_the_field(s, measured):
     """Its equation for the laws p of 1 - s, and its probability flow, which is the field's."""
@@ -150,7 +150,7 @@ def test_diffusion_behind_the_field(s, measured):
     assert measured((flow + FIELD(1 - s, x)).abs().max(), "probability flow") < 1e-9
 
 
-@pytest.mark.claim("cor-matching-diffusion")
+@pytest.mark.claim("cor-diffusion-behind")
 @pytest.mark.parametrize("s", [0.2, 0.7, 0.95])
 def test_diffusion_from_one_data_point(s, measured):
     """Mean and variance of a linear equation, by the classical Runge-Kutta method."""

@@ -33,6 +33,7 @@ flows.spline.NSF flows.spline.SplineCoupling flows.spline.rational_quadratic
 flows.ContextField flows.HyperField flows.importance flows.evidence
 flows.continuous.CNF flows.trace.exact flows.trace.hutchinson
 flows.matching.flow_matching_loss linalg.hvp training.fit
+flows.diffusion.score_from_velocity flows.diffusion.stochastic_push
 implicit.imaml implicit.proximal_point implicit.through_anchor implicit.moreau_envelope
 bayes.networks.BayesianMLP bayes.networks.bbb_loss bayes.BayesianMLP bayes.bbb_loss
 bayes.sgld.sgld bayes.ensembles.Ensemble bayes.Ensemble bayes.DropoutMLP

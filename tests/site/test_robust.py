@@ -38,10 +38,11 @@ PENDING: dict[str, set[str]] = {
     "flows/ffjord": set(VARIANTS),
     "flows/conditional": set(VARIANTS),
     "flows/matching": set(VARIANTS),
+    "flows/diffusion": set(VARIANTS),
     "generalization/implicit_regularization": set(VARIANTS),
     "meta/bayesian_hypermaml": set(VARIANTS),
 }
-WITHOUT_SPREADS: set[str] = set()
+WITHOUT_SPREADS: set[str] = {"flows/diffusion"}
 
 
 def ids(chapter):
