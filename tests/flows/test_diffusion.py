@@ -182,6 +182,17 @@ def test_noise_without_its_drift_changes_the_law():
     assert x.square().sum(-1).mean() > 1.3 * square
 
 
+@pytest.mark.parametrize("noise", [0.5, 2.0, 6.0])
+def test_kicks_narrow_points_that_are_paired_with_themselves(noise, measured):
+    """The formula of the score is for independent pairs: here the field is 0 and data are noise."""
+    x0 = torch.randn(40_000, 1, generator=rng(20), dtype=F64)
+    x1 = stochastic_push(lambda t, x: 0 * x, x0, noise, steps=200, generator=rng(21))
+    fade = math.exp(-noise)
+    closed = fade + (1 - (1 + noise) * fade) / noise
+    assert measured(abs(x1.var() - closed), "variance") < 0.03  # 40,000 draws and 200 steps
+    assert closed < 0.85  # the data have 1
+
+
 def test_steps_are_those_of_the_flow_without_noise():
     x0 = torch.randn(7, 2, generator=rng(), dtype=F64)
     x, h = x0, 0.25
