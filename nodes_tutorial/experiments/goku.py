@@ -12,17 +12,14 @@ from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.nets import MLP, count_parameters
 from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
 from nodes_tutorial.ode.known_unknowns.goku import GOKUNet, Path
-from nodes_tutorial.ode.known_unknowns.partly_known import PartlyKnown
-from nodes_tutorial.ode.known_unknowns.sequences import (
-    Sequences,
-    cardiovascular_sequences,
-    pendulum_sequences,
-)
-from nodes_tutorial.ode.known_unknowns.systems import (
+from nodes_tutorial.ode.known_unknowns.sequences import Sequences, pendulum_sequences
+from nodes_tutorial.ode.known_unknowns.systems import pendulum
+from nodes_tutorial.ode.misspecified.circulation import (
     cardiovascular,
+    cardiovascular_sequences,
     cardiovascular_signals,
-    pendulum,
 )
+from nodes_tutorial.ode.misspecified.partly_known import PartlyKnown
 from nodes_tutorial.training import fit
 
 SYSTEMS = ("pendulum", "friction", "cvs")

@@ -134,15 +134,14 @@ from nodes_tutorial.ode import odeint
 from nodes_tutorial.ode.augmented import AugmentedODE
 from nodes_tutorial.ode.known_unknowns.forecast import LSTMForecast
 from nodes_tutorial.ode.known_unknowns.goku import GOKUNet
-from nodes_tutorial.ode.known_unknowns.partly_known import grounding_loss
+from nodes_tutorial.ode.known_unknowns.identifiability import grounding_loss
 from nodes_tutorial.ode.known_unknowns.systems import (
-    cardiovascular,
-    cardiovascular_signals,
     pendulum,
     render_rod,
     semi_implicit_pendulum,
 )
 from nodes_tutorial.ode.latent import LatentODE
+from nodes_tutorial.ode.misspecified.circulation import cardiovascular, cardiovascular_signals
 
 pytestmark = [
     pytest.mark.usefixtures("as_at_the_users"),

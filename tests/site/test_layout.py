@@ -26,6 +26,7 @@ ode.latent.LatentODE ode.latent.ODERNN data.timeseries.spirals
 ode.step_control.stability_boundary ode.step_control.linear_polynomials
 ode.stiffness.odeint_stiff ode.stiffness.solve_stiff ode.stiffness.stability_function
 ode.goku.GOKUNet ode.known_unknowns.GOKUNet
+ode.misspecified.PartlyKnown ode.misspecified.cardiovascular_sequences
 flows.fit_gaussian flows.KernelDensity flows.Flow
 flows.planar.PlanarTransform flows.coupling.NICE flows.coupling.RealNVP flows.glow.Glow
 flows.autoregressive.MAF flows.autoregressive.IAF

@@ -223,4 +223,5 @@ def test_results_are_keyed_on_code_package_and_pins(copy):
     assert keys() == before
     target.write_text(text + "\nMORE = 1\n")
     after = keys()
-    assert {slug for slug in before if after[slug] != before[slug]} == {"ode/known_unknowns"}
+    users = {"ode/known_unknowns", "ode/misspecified"}
+    assert {slug for slug in before if after[slug] != before[slug]} == users

@@ -32,6 +32,7 @@ PENDING: dict[str, set[str]] = {
     "ode/coupled": set(VARIANTS),
     "ode/latent": set(VARIANTS),
     "ode/known_unknowns": set(VARIANTS),
+    "ode/misspecified": set(VARIANTS),
     "ode/events": set(VARIANTS),
     "ode/stiffness": set(VARIANTS),
     "flows/continuous": set(VARIANTS),
@@ -42,7 +43,7 @@ PENDING: dict[str, set[str]] = {
     "generalization/implicit_regularization": set(VARIANTS),
     "meta/bayesian_hypermaml": set(VARIANTS),
 }
-WITHOUT_SPREADS: set[str] = {"flows/diffusion"}
+WITHOUT_SPREADS: set[str] = {"ode/misspecified", "flows/diffusion"}
 
 
 def ids(chapter):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nodes_tutorial.nets.stack import Generators, Stack, sources
+from nodes_tutorial.ode.known_unknowns.identifiability import Field, grounding_loss
 from nodes_tutorial.ode.known_unknowns.lstm import LSTM
-from nodes_tutorial.ode.known_unknowns.partly_known import Field, grounding_loss
 from nodes_tutorial.ode.latent.likelihood import normal_kl
 from nodes_tutorial.ode.odeint import odeint
 

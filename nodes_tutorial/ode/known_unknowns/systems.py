@@ -1,4 +1,4 @@
-"""Systems whose equations are known and whose numbers are not: a pendulum and a circulation."""
+"""A pendulum, its picture, and a rule of another solver that makes films of it."""
 
 import math
 
@@ -6,20 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = [
-    "cardiovascular",
-    "cardiovascular_signals",
-    "pendulum",
-    "render_rod",
-    "semi_implicit_pendulum",
-]
+__all__ = ["pendulum", "render_rod", "semi_implicit_pendulum"]
 
 GRAVITY = 10.0
-# Constants of the circulation; rates in beats a second, resistances in mmHg s/ml.
-RATE_LOW, RATE_HIGH = 2 / 3, 3.0
-RESISTANCE_LOW, RESISTANCE_HIGH = 0.5335, 2.134
-ARTERIES, VEINS = 4.0, 111.0  # compliances, ml/mmHg
-STEEPNESS, SETPOINT, DELAY = 0.1838, 70.0, 20.0
 
 
 def pendulum(
@@ -83,7 +72,7 @@ def semi_implicit_pendulum(
     Raises:
         ValueError: ``steps`` below 1.
 
-    Chapter: prop-unknowns-mismatch
+    Chapter: prop-misspecified-mismatch
 
     References: OpenAI Gym, ``Pendulum-v0``; Linial et al. (2021), released data generator.
 
@@ -144,65 +133,3 @@ def render_rod(
     along = (right * sin + down * cos).clamp(0, 0.8)
     square = (right - along * sin).square() + (down - along * cos).square()
     return torch.exp(-square / (2 * width**2))
-
-
-def cardiovascular(
-    t: Float[Tensor, "*_"], z: Float[Tensor, "*batch 4"], theta: Float[Tensor, "*#batch 2"]
-) -> Float[Tensor, "*batch 4"]:
-    r"""Blood between arteries and veins, with a reflex that holds the pressure.
-
-    .. math:: C_a\dot P_a = -\frac{P_a - P_v}{R} + V f,\quad C_v\dot P_v = -C_a\dot P_a + i,\quad
-        \tau\dot s = 1 - \frac1{1 + e^{-k(P_a - 70)}} - s,\quad \dot V = 10^{-2}\,i
-
-    with heart rate :math:`f = \frac23 + (3 - \frac23)s` and resistance
-    :math:`R = 0.5335 + (2.134 - 0.5335)s - r`; :math:`C_a = 4`, :math:`C_v = 111`,
-    :math:`k = 0.1838`, :math:`\tau = 20` s.
-
-    Args:
-        t: ignored: the field is autonomous.
-        z: :math:`(P_a/100, P_v/10, s, V/100)`: pressures in mmHg, the reflex, ml a beat.
-        theta: :math:`(i, r)`: flow from outside in ml/s (a bleeding is negative), and
-            the part of the resistance that is lost.
-
-    Returns:
-        dz/dt.
-
-    Chapter: prop-unknowns-volume
-
-    References: Zenker, Rubin and Clermont (2007); Linial et al. (2021), section 5.
-
-    >>> import torch
-    >>> from nodes_tutorial.ode.known_unknowns import cardiovascular
-    >>> rest = cardiovascular(torch.tensor(0.0), torch.ones(4), torch.zeros(2))
-    >>> bool((4 * 100 * rest[0] + 111 * 10 * rest[1]).abs() < 1e-4)  # volume
-    True
-    """
-    arterial, venous, reflex, stroke = z.unbind(-1)
-    inflow, lost = theta.unbind(-1)
-    rate = RATE_LOW + (RATE_HIGH - RATE_LOW) * reflex
-    resistance = RESISTANCE_LOW + (RESISTANCE_HIGH - RESISTANCE_LOW) * reflex - lost
-    filling = 100 * stroke * rate - (100 * arterial - 10 * venous) / resistance
-    relaxed = torch.sigmoid(STEEPNESS * (SETPOINT - 100 * arterial)) - reflex
-    change = [filling / (100 * ARTERIES), (inflow - filling) / (10 * VEINS), relaxed / DELAY]
-    return torch.stack([*change, 1e-4 * inflow.expand_as(stroke)], -1)
-
-
-def cardiovascular_signals(z: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3"]:
-    r"""The three measured signals of states of the circulation.
-
-    They are arterial pressure in units of 100 mmHg, venous pressure in units of 10 mmHg, and heart
-    rate in Hz.
-
-    Args:
-        z: states of ``cardiovascular``, shape (\*batch, 4).
-
-    Returns:
-        The signals, shape (\*batch, 3).
-
-    >>> import torch
-    >>> from nodes_tutorial.ode.known_unknowns import cardiovascular_signals
-    >>> cardiovascular_signals(torch.tensor([0.8, 0.5, 0.3, 0.9]))
-    tensor([0.8000, 0.5000, 1.3667])
-    """
-    rate = RATE_LOW + (RATE_HIGH - RATE_LOW) * z[..., 2:3]
-    return torch.cat([z[..., :2], rate], -1)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["PartlyKnown", "grounding_loss", "identify"]
+__all__ = ["grounding_loss", "identify"]
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -81,31 +81,3 @@ def grounding_loss(
     """
     error = torch.where(mask[..., None], z - truth, 0).square().sum((-3, -2, -1))
     return error / mask.sum().clamp(min=1)
-
-
-class PartlyKnown(nn.Module):
-    r"""A known field plus a network for what it lacks: :math:`f(z, \theta) + v(z)`.
-
-    Args:
-        known: ``known(t, z, theta)``.
-        net: the network v.
-
-    Chapter: prop-unknowns-missing
-
-    References: Linial, Ravid, Eytan and Shalit (2021), section 5.2.
-
-    >>> import torch
-    >>> from torch import nn
-    >>> from nodes_tutorial.ode.known_unknowns import PartlyKnown
-    >>> field = PartlyKnown(lambda t, z, theta: -theta * z, nn.Linear(2, 2))
-    >>> field(torch.tensor(0.0), torch.ones(3, 2), torch.ones(3, 1)).shape
-    torch.Size([3, 2])
-    """
-
-    def __init__(self, known: Field, net: nn.Module) -> None:
-        super().__init__()
-        self.known, self.net = known, net
-
-    def forward(self, t: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-        """Evaluate the sum of the two fields."""
-        return self.known(t, z, theta) + self.net(z)
