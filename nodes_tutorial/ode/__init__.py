@@ -1,8 +1,8 @@
 """Ordinary differential equations: solvers, their gradients, and networks made of them.
 
-One folder for each chapter; ``adjoint``, ``coupled``, ``gradient_modes`` and ``step_control`` are
-single modules. Read ``odeint`` first: it joins the solvers with their gradients. :func:`odeint`
-returns the states, :func:`solve` also the steps and the dense output.
+One folder for each chapter; ``adjoint``, ``coupled``, ``gradient_modes``, ``invertible`` and
+``step_control`` are single modules. Read ``odeint`` first: it joins the solvers with their
+gradients. :func:`odeint` returns the states, :func:`solve` also the steps and the dense output.
 """
 
 import sys
@@ -13,6 +13,7 @@ from nodes_tutorial.ode import (
     coupled,
     events,
     gradient_modes,
+    invertible,
     known_unknowns,
     latent,
     misspecified,
@@ -53,6 +54,7 @@ __all__ = [
     "events",
     "goku",
     "gradient_modes",
+    "invertible",
     "known_unknowns",
     "latent",
     "misspecified",

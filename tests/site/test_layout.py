@@ -13,7 +13,7 @@ PACKAGE = ROOT / "nodes_tutorial"
 FLAT = 28  # modules up to which a part needs no folders
 # what users and chapters import, by the dotted name below nodes_tutorial
 NAMES = """
-ode.residual.ResidualNet nets.MLP nets.TimeMLP
+ode.residual.ResidualNet ode.invertible.invert_layer nets.MLP nets.TimeMLP
 ode.stable.AntisymmetricNet ode.stable.LeapfrogNet ode.stable.VerletNet
 ode.stability.smoothness_penalty ode.stability.prolong
 ode.symplectic.leapfrog ode.symplectic.verlet

@@ -4,10 +4,10 @@
 ``picard`` the iteration that proves existence, ``width`` the universal net of one hidden layer.
 """
 
+from nodes_tutorial.ode.invertible import invert_layer
 from nodes_tutorial.ode.residual.convergence import Constants, euler_error_bound, field_constants
 from nodes_tutorial.ode.residual.network import (
     ResidualNet,
-    invert_layer,
     residual_states,
     sample_layers,
 )
