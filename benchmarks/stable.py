@@ -12,9 +12,9 @@ import time
 import torch
 
 from nodes_tutorial.data.labelled2d import ellipses
-from nodes_tutorial.ode.stability.multilevel import train_blocks, train_multilevel
+from nodes_tutorial.ode.multilevel.blocks import train_blocks, train_multilevel
+from nodes_tutorial.ode.multilevel.objective import Level, Objective
 from nodes_tutorial.ode.stability.networks import VerletNet
-from nodes_tutorial.ode.stability.objective import Level, Objective
 
 GOAL_SECONDS = 60.0
 

@@ -26,7 +26,8 @@ PACKAGES = [
     f"nodes_tutorial.{name}"
     for name in (
         *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.misspecified"),
-        *("ode.odenet", "ode.residual", "ode.solvers", "ode.stability", "ode.stiffness"),
+        *("ode.multilevel", "ode.odenet", "ode.residual", "ode.solvers", "ode.stability"),
+        "ode.stiffness",
         *("bayes", "flows", "generalization", "implicit", "invariance", "meta"),
         *("nets", "linalg", "data", "training", "plots"),
     )

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from nodes_tutorial.data import labelled2d
 from nodes_tutorial.experiments.record import Clock, check, provenance
-from nodes_tutorial.ode.stability.multilevel import Level, Objective, train_blocks
+from nodes_tutorial.ode.multilevel.blocks import Level, Objective, train_blocks
+from nodes_tutorial.ode.multilevel.newton import Classifier
 from nodes_tutorial.ode.stability.networks import (
     AntisymmetricNet,
     LeapfrogNet,
@@ -16,7 +17,6 @@ from nodes_tutorial.ode.stability.networks import (
     StableNet,
     VerletNet,
 )
-from nodes_tutorial.ode.stability.newton import Classifier
 from nodes_tutorial.training import fit
 
 DATASETS = ("ellipses", "swissroll", "peaks")

@@ -75,7 +75,7 @@ def cg(
             than b.
         FloatingPointError: a product, or b, has NaN or infinite entries.
 
-    Chapter: prop-stability-descent
+    Chapter: prop-multilevel-descent
 
     References: Nocedal and Wright (2006), algorithms 5.3 and 7.1.
 

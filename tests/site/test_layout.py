@@ -16,6 +16,7 @@ NAMES = """
 ode.residual.ResidualNet ode.invertible.invert_layer nets.MLP nets.TimeMLP
 ode.stable.AntisymmetricNet ode.stable.LeapfrogNet ode.stable.VerletNet
 ode.stability.smoothness_penalty ode.stability.prolong
+ode.multilevel.Objective ode.multilevel.train_blocks ode.multilevel.train_multilevel
 ode.symplectic.leapfrog ode.symplectic.verlet
 ode.odeint ode.odeint_adjoint ode.solve ode.Solution ode.SolverError ode.METHODS ode.Tableau
 ode.nets.ODEBlock ode.nets.ODENet ode.nets.ResNet ode.nets.RKNet

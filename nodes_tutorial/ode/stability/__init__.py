@@ -1,16 +1,14 @@
 """Stable architectures: deep networks whose signals neither die out nor explode.
 
 Read ``networks`` first, with ``base`` for what they share and ``sweeps`` for the passes through all
-layers. ``symplectic`` has the integrators; ``depth``, ``objective``, ``newton`` and ``multilevel``
-train.
+layers. ``conv`` has layers of images, ``symplectic`` the integrators, ``depth`` the weights as
+curves. ``ode.multilevel`` trains.
 """
 
 from nodes_tutorial.ode.stability.base import Linearization, StableNet
 from nodes_tutorial.ode.stability.conv import ConvStableNet
 from nodes_tutorial.ode.stability.depth import prolong, smoothness_penalty, tikhonov_penalty
-from nodes_tutorial.ode.stability.multilevel import train_adam, train_blocks, train_multilevel
 from nodes_tutorial.ode.stability.networks import AntisymmetricNet, LeapfrogNet, PlainNet, VerletNet
-from nodes_tutorial.ode.stability.objective import Objective
 from nodes_tutorial.ode.stability.symplectic import (
     leapfrog,
     oscillator_energies,
@@ -23,7 +21,6 @@ __all__ = [
     "ConvStableNet",
     "LeapfrogNet",
     "Linearization",
-    "Objective",
     "PlainNet",
     "StableNet",
     "VerletNet",
@@ -32,9 +29,6 @@ __all__ = [
     "prolong",
     "smoothness_penalty",
     "tikhonov_penalty",
-    "train_adam",
-    "train_blocks",
-    "train_multilevel",
     "verlet",
     "verlet_step",
 ]

@@ -21,7 +21,7 @@ def prolong(w: Float[Tensor, "layers *shape"]) -> Float[Tensor, "fine *shape"]:
     Returns:
         Stacked weights at the times jh/2.
 
-    Chapter: prop-stability-prolong
+    Chapter: prop-multilevel-prolong
 
     References: Haber and Ruthotto (2018), section 3.3.
 
@@ -47,7 +47,7 @@ def smoothness_penalty(weights: Sequence[Tensor], h: float | int) -> Float[Tenso
     Returns:
         The penalty, a 0-d tensor.
 
-    Chapter: prop-stability-prolong
+    Chapter: prop-multilevel-prolong
 
     References: Haber and Ruthotto (2018), equation (3.1).
 

@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nodes_tutorial.linalg import cg
-from nodes_tutorial.ode.stability.base import Linearization, StableNet
-from nodes_tutorial.ode.stability.newton import (
+from nodes_tutorial.ode.multilevel.newton import (
     Classifier,
     curvature,
     fit_classifier,
     search,
 )
-from nodes_tutorial.ode.stability.objective import Level, Objective, new_classifier
+from nodes_tutorial.ode.multilevel.objective import Level, Objective, new_classifier
+from nodes_tutorial.ode.stability.base import Linearization, StableNet
 
 __all__ = ["Level", "Objective", "train_adam", "train_blocks", "train_multilevel"]
 
@@ -50,12 +50,12 @@ def train_blocks(
     Returns:
         The record of the training.
 
-    Chapter: prop-stability-descent
+    Chapter: prop-multilevel-descent
 
     References: Haber and Ruthotto (2018), section 5.
 
     >>> import torch
-    >>> from nodes_tutorial.ode.stability import Objective, train_blocks
+    >>> from nodes_tutorial.ode.multilevel import Objective, train_blocks
     >>> from nodes_tutorial.data.labelled2d import ellipses
     >>> from nodes_tutorial.ode.stability.networks import AntisymmetricNet
     >>> x, label = ellipses(200, torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -210,7 +210,7 @@ def train_multilevel(net: StableNet, objective: Objective, levels: int, **option
     Raises:
         ValueError: ``levels`` below 1.
 
-    Chapter: prop-stability-prolong
+    Chapter: prop-multilevel-prolong
 
     References: Haber and Ruthotto (2018), section 3.3.
     """

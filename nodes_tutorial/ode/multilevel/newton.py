@@ -69,12 +69,12 @@ def fit_classifier(
     Raises:
         ValueError: ``alpha`` not positive.
 
-    Chapter: prop-stability-descent
+    Chapter: prop-multilevel-descent
 
     References: Haber and Ruthotto (2018), section 5.1.
 
     >>> import torch
-    >>> from nodes_tutorial.ode.stability.newton import Classifier, fit_classifier
+    >>> from nodes_tutorial.ode.multilevel.newton import Classifier, fit_classifier
     >>> y = torch.tensor([[-1.0], [1.0]])
     >>> start = Classifier(torch.zeros(1, 2), torch.zeros(2))
     >>> fitted, _ = fit_classifier(y, torch.tensor([0, 1]), start)

@@ -12,20 +12,25 @@ from torch.nn import functional as F
 
 from nodes_tutorial.data.labelled2d import ellipses, pad, peaks, peaks_surface, swissroll
 from nodes_tutorial.linalg import cg
-from nodes_tutorial.ode.stability.conv import ConvStableNet, adjoint_kernel
-from nodes_tutorial.ode.stability.depth import smoothness_penalty, tikhonov_penalty
-from nodes_tutorial.ode.stability.multilevel import train_adam, train_blocks, train_multilevel
-from nodes_tutorial.ode.stability.networks import AntisymmetricNet, PlainNet, VerletNet
-from nodes_tutorial.ode.stability.newton import (
+from nodes_tutorial.ode.multilevel.blocks import train_adam, train_blocks, train_multilevel
+from nodes_tutorial.ode.multilevel.newton import (
     Classifier,
     curvature,
     fit_classifier,
     search,
 )
-from nodes_tutorial.ode.stability.objective import Objective
+from nodes_tutorial.ode.multilevel.objective import Objective
+from nodes_tutorial.ode.stability.depth import prolong, smoothness_penalty, tikhonov_penalty
+from nodes_tutorial.ode.stability.networks import AntisymmetricNet, LeapfrogNet, PlainNet, VerletNet
 
 f64 = torch.float64
 RECORD = Path(__file__).parents[3] / "results" / "stability.json"
+KINDS = {
+    "plain": lambda **how: PlainNet(3, 7, 2.0, **how),
+    "antisymmetric": lambda **how: AntisymmetricNet(3, 7, 2.0, gamma=0.3, **how),
+    "leapfrog": lambda **how: LeapfrogNet(3, 7, 2.0, **how),
+    "verlet": lambda **how: VerletNet(3, 7, 2.0, hidden=5, **how),
+}
 
 
 def gen(seed=0):
@@ -36,7 +41,67 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=gen(seed), dtype=f64)
 
 
-@pytest.mark.claim("prop-stability-descent")
+# --- weights as curves ----------------------------------------------------------------------------
+
+
+@pytest.mark.claim("prop-multilevel-prolong")
+def test_prolongation_is_numpy_interpolation_and_keeps_the_energy(measured):
+    w, h = normal(6, 2, 3), 0.7
+    fine = prolong(w)
+    times, grid = np.arange(6) * h, np.arange(12) * h / 2
+    oracle = np.stack([np.interp(grid, times, c) for c in w.flatten(1).T.numpy()], 1)
+    error = (fine.flatten(1) - torch.from_numpy(oracle)).abs().max()
+    assert measured(error, "against numpy.interp") < 1e-14
+    energy = smoothness_penalty([w], h)
+    gap = (smoothness_penalty([fine], h / 2) - energy).abs()
+    assert measured(gap / energy, "smoothness energy") < 1e-13
+    doubled = w.repeat_interleave(2, 0)  # piecewise constant: the energy doubles
+    assert abs(smoothness_penalty([doubled], h / 2) / energy - 2) < 1e-12
+
+
+@pytest.mark.claim("prop-multilevel-prolong")
+@pytest.mark.parametrize("kind", KINDS)
+def test_refinement_moves_the_output_by_order_h(kind):
+    y, gaps = normal(20, 3), []
+    net = KINDS[kind](generator=gen(), dtype=f64)
+    with torch.no_grad():
+        for i, w in enumerate(net.weights):
+            w.add_(
+                0.3
+                * normal(1, *w.shape[1:], seed=i)
+                * torch.linspace(-1, 1, 7, dtype=f64).view(-1, *[1] * (w.dim() - 1))
+            )
+        for _ in range(7):
+            fine = net.refined()
+            gaps.append((fine(y) - net(y)).abs().max().item())
+            net = fine
+    slopes = np.diff(np.log2(gaps))[-3:]
+    assert np.all(slopes < -0.9)  # leapfrog and Verlet do better
+
+
+def test_penalties_against_loops():
+    w = [normal(5, 2, 2), normal(5, 3, seed=1)]
+    rough_part = sum(((v[j] - v[j - 1]) ** 2).sum() for v in w for j in range(1, 5)) / (2 * 0.3)
+    large_part = sum((v[j] ** 2).sum() for v in w for j in range(5)) * 0.3 / 2
+    assert torch.isclose(smoothness_penalty(w, 0.3), rough_part)
+    assert torch.isclose(tikhonov_penalty(w, 0.3), large_part)
+
+
+def test_smooth_classifiers_pay_by_the_lattice():
+    W = normal(5, 7)
+    found = smoothness_penalty([W, W.mT], 1.0)
+    path = [torch.eye(n, dtype=f64).diff(dim=0) for n in W.shape]
+    rows, columns = (D.mT @ D for D in path)
+    eye = [torch.eye(n, dtype=f64) for n in W.shape]
+    laplacian = torch.kron(rows, eye[1]) + torch.kron(eye[0], columns)
+    assert torch.allclose(found, W.flatten() @ laplacian @ W.flatten() / 2)
+    assert smoothness_penalty([torch.ones(5, 7), torch.ones(7, 5)], 1.0) == 0
+
+
+# --- block by block ------------------------------------------------------------------------------
+
+
+@pytest.mark.claim("prop-multilevel-descent")
 def test_every_truncated_solution_is_a_descent_direction(measured):
     A = normal(30, 30)
     H, r = A @ A.mT + 0.1 * torch.eye(30, dtype=f64), normal(30, seed=1)
@@ -58,7 +123,7 @@ def test_every_truncated_solution_is_a_descent_direction(measured):
     assert min(r @ torch.linalg.solve(bad, r) for r in normal(50, 30, seed=2)) < 0
 
 
-@pytest.mark.claim("prop-stability-descent")
+@pytest.mark.claim("prop-multilevel-descent")
 def test_curvature_is_the_positive_hessian_of_cross_entropy(measured):
     z, label = normal(1, 5), torch.tensor([2])
     H = torch.func.hessian(lambda z: F.cross_entropy(z[None], label))(z[0])
@@ -69,7 +134,7 @@ def test_curvature_is_the_positive_hessian_of_cross_entropy(measured):
     assert torch.linalg.eigvalsh(ours + 2 * p.mT @ p - 2 * torch.diag(p[0])).min() < -1e-2
 
 
-@pytest.mark.claim("prop-stability-descent")
+@pytest.mark.claim("prop-multilevel-descent")
 @pytest.mark.parametrize("classes", [2, 4])
 def test_newton_finds_the_one_minimizer(classes, measured):
     y, label = normal(60, 3), torch.arange(60) % classes
@@ -120,7 +185,7 @@ def test_block_descent_never_goes_up_and_stops_at_its_goal(kind):
     assert short.history[-1] <= goal and short.iterations <= 3
 
 
-@pytest.mark.claim("obs-stability-levels")
+@pytest.mark.claim("obs-multilevel-levels")
 def test_recorded_levels_have_less_and_less_to_do():
     rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"]
     taken = {
@@ -151,40 +216,6 @@ def test_adam_lowers_the_same_objective():
     level = train_adam(net, Objective(x, label), max_iter=60)
     assert level.iterations == 60 and level.history[-1] < 0.8 * level.history[0]
     assert 0 <= level.accuracy(x, label) <= 1
-
-
-# --- convolutions ---------------------------------------------------------------------------------
-
-
-@pytest.mark.claim("thm-stability-antisymmetric")
-def test_convolution_of_the_antisymmetric_kernel_is_an_antisymmetric_matrix(measured):
-    net = ConvStableNet("antisymmetric", 2, 1, 1.0, gamma=0.3, generator=gen()).double()
-    basis = torch.eye(2 * 5 * 5, dtype=f64).view(-1, 2, 5, 5)
-    with torch.no_grad():
-        A = F.conv2d(basis, net.operators()[0], padding=1).flatten(1)
-        plain = F.conv2d(basis, net.K[0], padding=1).flatten(1)
-        star = F.conv2d(basis, adjoint_kernel(net.K[0]), padding=1).flatten(1)
-    gap = (A + A.mT + 0.3 * torch.eye(50, dtype=f64)).abs().max()
-    assert measured(gap, "K - K^T of a convolution") < 1e-13
-    assert (star - plain.mT).abs().max() < 1e-13
-    unflipped = F.conv2d(basis, net.K[0].detach().transpose(0, 1), padding=1).flatten(1)
-    assert (unflipped - plain.mT).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("kind", ["plain", "antisymmetric", "verlet"])
-def test_convolutional_networks_refine(kind):
-    net = ConvStableNet(kind, 3, 8, 2.0, hidden=2, generator=gen()).double()
-    x = normal(4, 3, 6, 6)
-    fine = net.refined()
-    assert len(fine.K) == 16 and fine.h == net.h / 2
-    with torch.no_grad():
-        first = (fine(x) - net(x)).abs().max()
-        second = (fine.refined()(x) - fine(x)).abs().max()
-    assert second < 0.6 * first
-    net(x).sum().backward()
-    assert all(w.grad.abs().max() > 0 for w in net.weights)
-    with pytest.raises(ValueError, match="kind must be one of"):
-        ConvStableNet("other", 3, 8, 2.0)
 
 
 # --- data -----------------------------------------------------------------------------------------

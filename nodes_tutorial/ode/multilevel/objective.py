@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from nodes_tutorial.ode.multilevel.newton import Classifier
 from nodes_tutorial.ode.stability.base import StableNet
 from nodes_tutorial.ode.stability.depth import smoothness_penalty, tikhonov_penalty
-from nodes_tutorial.ode.stability.newton import Classifier
 
 __all__ = ["Level", "Objective", "new_classifier"]
 
