@@ -25,9 +25,9 @@ import nodes_tutorial
 PACKAGES = [
     f"nodes_tutorial.{name}"
     for name in (
-        *("ode", "ode.augmented", "ode.known_unknowns", "ode.latent", "ode.misspecified"),
-        *("ode.multilevel", "ode.odenet", "ode.residual", "ode.solvers", "ode.stability"),
-        "ode.stiffness",
+        *("ode", "ode.augmented", "ode.irregular", "ode.known_unknowns", "ode.latent"),
+        *("ode.misspecified", "ode.multilevel", "ode.odenet", "ode.residual", "ode.solvers"),
+        *("ode.stability", "ode.stiffness"),
         *("bayes", "flows", "generalization", "implicit", "invariance", "meta"),
         *("nets", "linalg", "data", "training", "plots"),
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nodes_tutorial.data.timeseries import FRACTIONS, Series, observe, periodic, spirals
 from nodes_tutorial.experiments.record import Clock, check, provenance
 from nodes_tutorial.nets import count_parameters
-from nodes_tutorial.ode.latent.baselines import RNNVAE, DeltaRNN
+from nodes_tutorial.ode.irregular.baselines import RNNVAE, DeltaRNN
 from nodes_tutorial.ode.latent.model import ODERNN, LatentODE
 from nodes_tutorial.training import fit
 

@@ -24,6 +24,7 @@ ode.ODEBlock ode.ODENet ode.ResNet ode.RKNet ode.ResidualNet
 ode.odeint_event ode.events.find_event ode.augmented.AugmentedODE
 ode.coupled.CoupledODE ode.gradient_modes.PeakMemory
 ode.latent.LatentODE ode.latent.ODERNN data.timeseries.spirals
+ode.latent.train ode.latent.line ode.irregular.DeltaRNN ode.irregular.RNNVAE ode.irregular.reported
 ode.step_control.stability_boundary ode.step_control.linear_polynomials
 ode.stiffness.odeint_stiff ode.stiffness.solve_stiff ode.stiffness.stability_function
 ode.goku.GOKUNet ode.known_unknowns.GOKUNet

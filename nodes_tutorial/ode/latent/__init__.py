@@ -1,10 +1,9 @@
 """Latent ODEs and ODE-RNNs for irregularly sampled series.
 
-``model`` is the latent ODE, ``odernn`` its encoder, ``likelihood`` the terms of the bound, and
-``baselines`` the recurrent networks that it is compared with.
+``model`` is the latent ODE, ``odernn`` its encoder, ``likelihood`` the terms of the bound,
+``training`` the loop that maximizes it, and ``rivals`` what needs no training.
 """
 
-from nodes_tutorial.ode.latent.baselines import RNNVAE, DeltaRNN
 from nodes_tutorial.ode.latent.likelihood import (
     Posterior,
     gaussian_log_prob,
@@ -15,16 +14,19 @@ from nodes_tutorial.ode.latent.likelihood import (
 )
 from nodes_tutorial.ode.latent.model import LatentODE
 from nodes_tutorial.ode.latent.odernn import ODERNN
+from nodes_tutorial.ode.latent.rivals import line, middle
+from nodes_tutorial.ode.latent.training import train
 
 __all__ = [
     "ODERNN",
-    "RNNVAE",
-    "DeltaRNN",
     "LatentODE",
     "Posterior",
     "gaussian_log_prob",
     "iwae_bound",
     "kl_weight",
+    "line",
+    "middle",
     "normal_kl",
     "poisson_log_prob",
+    "train",
 ]

@@ -85,7 +85,7 @@ def poisson_log_prob(
     Returns:
         The log-density of each series.
 
-    Chapter: thm-latent-poisson
+    Chapter: thm-irregular-poisson
 
     References: Daley and Vere-Jones (2003), section 2.1.
 

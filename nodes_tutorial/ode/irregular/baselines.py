@@ -35,7 +35,7 @@ class DeltaRNN(ODERNN):
     References: Rubanova, Chen and Duvenaud (2019), section 4.
 
     >>> import torch
-    >>> from nodes_tutorial.ode.latent import DeltaRNN
+    >>> from nodes_tutorial.ode.irregular import DeltaRNN
     >>> from nodes_tutorial.data.timeseries import periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0))
     >>> DeltaRNN(1, generator=torch.Generator().manual_seed(0))(whole, whole.times).shape
@@ -75,12 +75,12 @@ class RNNVAE(LatentODE):
         generator: as for ``LatentODE``.
         **kind: ``dtype`` and ``device`` of the weights; None means PyTorch's default.
 
-    Chapter: def-latent-ode
+    Chapter: def-irregular-vae
 
     References: Rubanova, Chen and Duvenaud (2019), section 4.
 
     >>> import torch
-    >>> from nodes_tutorial.ode.latent import RNNVAE
+    >>> from nodes_tutorial.ode.irregular import RNNVAE
     >>> from nodes_tutorial.data.timeseries import periodic
     >>> whole, _ = periodic(3, torch.Generator().manual_seed(0), points=20)
     >>> RNNVAE(1, 4, generator=torch.Generator().manual_seed(0))(whole, whole.times).shape
