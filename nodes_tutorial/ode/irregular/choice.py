@@ -9,13 +9,13 @@ def reported(
 ) -> Float[Tensor, "*batch"]:
     r"""Error of the network that is best on one set of series, measured on another.
 
-    .. math:: b_{\hat k}, \qquad \hat k = \operatorname{argmin}_k a_k
+    .. math:: v_{\hat k}, \qquad \hat k = \operatorname{argmin}_k u_k
 
-    With the same set in both places it is :math:`\min_k a_k`, which is too small on average.
+    With the same set in both places it is :math:`\min_k u_k`, which is too small on average.
 
     Args:
-        chosen_by: error a of each network on the series that choose.
-        measured_on: error b of each network on the series that measure.
+        chosen_by: error u of each network on the series that choose.
+        measured_on: error v of each network on the series that measure.
 
     Returns:
         The error of the chosen network, without the axis of the networks.
