@@ -16,19 +16,7 @@ from nodes_tutorial.ode.irregular.baselines import RNNVAE
 from nodes_tutorial.ode.irregular.choice import reported
 from nodes_tutorial.ode.latent.likelihood import gaussian_log_prob, poisson_log_prob
 from nodes_tutorial.ode.latent.model import LatentODE
-
-F64 = {"dtype": torch.float64}
-TIGHT = {"rtol": 1e-10, "atol": 1e-12}
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def toy(n=4, points=12, fraction=0.4, seed=0):
-    whole, _ = periodic(n, rng(seed), points=points, span=2.0, **F64)
-    return whole, observe(whole, fraction, rng(seed + 1))
-
+from tests.ode.series_cases import F64, TIGHT, rng, toy
 
 # --- observation times ----------------------------------------------------------------------------
 

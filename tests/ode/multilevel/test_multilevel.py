@@ -21,24 +21,10 @@ from nodes_tutorial.ode.multilevel.newton import (
 )
 from nodes_tutorial.ode.multilevel.objective import Objective
 from nodes_tutorial.ode.stability.depth import prolong, smoothness_penalty, tikhonov_penalty
-from nodes_tutorial.ode.stability.networks import AntisymmetricNet, LeapfrogNet, PlainNet, VerletNet
+from nodes_tutorial.ode.stability.networks import AntisymmetricNet, PlainNet, VerletNet
+from tests.ode.stability_cases import KINDS, f64, gen, normal
 
-f64 = torch.float64
 RECORD = Path(__file__).parents[3] / "results" / "stability.json"
-KINDS = {
-    "plain": lambda **how: PlainNet(3, 7, 2.0, **how),
-    "antisymmetric": lambda **how: AntisymmetricNet(3, 7, 2.0, gamma=0.3, **how),
-    "leapfrog": lambda **how: LeapfrogNet(3, 7, 2.0, **how),
-    "verlet": lambda **how: VerletNet(3, 7, 2.0, hidden=5, **how),
-}
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=gen(seed), dtype=f64)
 
 
 # --- weights as curves ----------------------------------------------------------------------------

@@ -7,24 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from nodes_tutorial.ode.stability.conv import ConvStableNet, adjoint_kernel
-from nodes_tutorial.ode.stability.networks import AntisymmetricNet, LeapfrogNet, PlainNet, VerletNet
+from nodes_tutorial.ode.stability.networks import AntisymmetricNet, PlainNet, VerletNet
 from nodes_tutorial.ode.stability.symplectic import leapfrog, verlet_step
-
-f64 = torch.float64
-KINDS = {
-    "plain": lambda **how: PlainNet(3, 7, 2.0, **how),
-    "antisymmetric": lambda **how: AntisymmetricNet(3, 7, 2.0, gamma=0.3, **how),
-    "leapfrog": lambda **how: LeapfrogNet(3, 7, 2.0, **how),
-    "verlet": lambda **how: VerletNet(3, 7, 2.0, hidden=5, **how),
-}
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=gen(seed), dtype=f64)
+from tests.ode.stability_cases import KINDS, f64, gen, normal
 
 
 def rough(kind, seed=0):
