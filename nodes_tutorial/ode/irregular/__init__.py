@@ -2,7 +2,7 @@
 
 ``baselines`` has the recurrent networks that a latent ODE is compared with, ``choice`` the error
 that a choice among networks reports. Rivals without training and the density of observation times
-belong to :mod:`nodes_tutorial.ode.latent`. Read ``DeltaRNN`` first.
+belong to ``nodes_tutorial.ode.latent``. Read ``DeltaRNN`` first.
 """
 
 from nodes_tutorial.ode.irregular.baselines import RNNVAE, DeltaRNN
