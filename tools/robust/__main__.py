@@ -67,7 +67,8 @@ def execute(chapter: Chapter, variant: str) -> dict[str, Any]:
 
 def run(chapter: Chapter, variant: str, kept: dict[str, Any]) -> bool:
     """Execute one pair and record it; true when it passed."""
-    key = record.key(chapter)
+    with LOCK:  # Python 3.11 does not parse in two threads at a time
+        key = record.key(chapter)
     row = execute(chapter, variant)
     values = row.pop("findings", {})
     gaps = sorted(row.pop("gaps", {}).items(), key=lambda item: item[1])[:THINNEST]
