@@ -8,6 +8,7 @@ import pytest
 from tools.findings import in_cell
 from tools.project import chapters
 from tools.robust import record
+from tools.robust.variants import VARIANTS
 
 RECORD = record.load()
 CHAPTERS = chapters()
@@ -22,44 +23,13 @@ THEOREMS = {  # true of every draw, so a small gap is no luck
     "invariance/deep_sets": {"error.max() < bound"},
 }
 PENDING: dict[str, set[str]] = {
-    "ode/residual": {"avx2", "threads2", "rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
-    "ode/invertible": {"avx2", "threads2", "rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
-    "ode/stability": {"avx2", "threads2", "rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
-    "ode/multilevel": {
-        "mkl",
-        "avx2",
-        "threads2",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-    },
-    "ode/solvers": {"seeds+2000", "seeds+3000"},
-    "ode/step_control": {"seeds+2000", "seeds+3000"},
-    "ode/adjoint": {"seeds+2000", "seeds+3000"},
-    "ode/gradient_modes": {"seeds+2000", "seeds+3000"},
-    "ode/odenet": {"seeds+2000", "seeds+3000"},
-    "ode/augmented": {"seeds+2000", "seeds+3000"},
-    "ode/coupled": {"seeds+2000", "seeds+3000"},
-    "ode/latent": {"mkl", "avx2", "threads2", "rounding", "seeds+1000", "seeds+2000", "seeds+3000"},
-    "ode/irregular": {
-        "mkl",
-        "avx2",
-        "threads2",
-        "rounding",
-        "seeds+1000",
-        "seeds+2000",
-        "seeds+3000",
-    },
-    "ode/events": {"seeds+2000", "seeds+3000"},
-    "ode/stiffness": {"seeds+2000", "seeds+3000"},
-    "flows/continuous": {"seeds+1000", "seeds+2000", "seeds+3000"},
-    "flows/ffjord": {"seeds+2000", "seeds+3000"},
-    "flows/conditional": {"seeds+2000", "seeds+3000"},
-    "generalization/implicit_regularization": {"seeds+1000", "seeds+2000", "seeds+3000"},
-    "meta/bayesian_hypermaml": {"seeds+1000", "seeds+2000", "seeds+3000"},
+    "ode/odenet": set(VARIANTS),
+    "ode/augmented": set(VARIANTS),
+    "flows/conditional": set(VARIANTS),
+    "ode/multilevel": {"mkl"},
+    "ode/latent": {"mkl", "seeds+3000"},
 }
-WITHOUT_SPREADS: set[str] = {"flows/diffusion", "ode/misspecified"}
+WITHOUT_SPREADS: set[str] = set()
 
 
 def ids(chapter):
