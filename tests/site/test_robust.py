@@ -8,7 +8,6 @@ import pytest
 from tools.findings import in_cell
 from tools.project import chapters
 from tools.robust import record
-from tools.robust.variants import VARIANTS
 
 RECORD = record.load()
 CHAPTERS = chapters()
@@ -22,13 +21,7 @@ THEOREMS = {  # true of every draw, so a small gap is no luck
     "implicit/imaml": {"floor < history[-1] < history[0]"},
     "invariance/deep_sets": {"error.max() < bound"},
 }
-PENDING: dict[str, set[str]] = {
-    "ode/odenet": set(VARIANTS),
-    "ode/augmented": set(VARIANTS),
-    "flows/conditional": set(VARIANTS),
-    "ode/multilevel": {"mkl"},
-    "ode/latent": {"mkl", "seeds+3000"},
-}
+PENDING: dict[str, set[str]] = {}
 WITHOUT_SPREADS: set[str] = set()
 
 
