@@ -65,7 +65,7 @@ def fit_batches(
 
     >>> import torch
     >>> from nodes_tutorial.ode.known_unknowns import fit_batches
-    >>> line = torch.nn.Linear(1, 1)
+    >>> line = torch.nn.Linear(1, 1, bias=False)
     >>> x = torch.linspace(0, 1, 50)[:, None]
     >>> def loss(rows, draws):
     ...     return (line(x[rows]) - 3 * x[rows]).square().mean()
